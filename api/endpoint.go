@@ -1,0 +1,129 @@
+package api
+
+// Endpoint is the stable name that callers address.
+type Endpoint struct {
+	Tenant     TenantID     `json:"tenant" doc:"Owner."`
+	Name       EndpointName `json:"name" doc:"Name, unique in the tenant."`
+	Spec       EndpointSpec `json:"spec" doc:"What the user asked for, last."`
+	Generation int64        `json:"generation" doc:"Counts changes of the spec; also the ETag."`
+	Created    Time         `json:"created" doc:"When it was made."`
+	Traffic    Traffic      `json:"traffic" doc:"What serves now; written by the rollout alone."`
+	Status     Status       `json:"status" doc:"What is loaded now; written by the fleet alone."`
+}
+
+// EndpointSpec is the user's part of an endpoint: which versions serve, with which weights and settings.
+type EndpointSpec struct {
+	Variants []VariantSpec `json:"variants" doc:"One or more; weights are relative." minItems:"1" maxItems:"16"`
+	Strategy Strategy      `json:"strategy,omitempty" doc:"direct or blue-green (default)." enum:"direct,blue-green"`
+	Sticky   bool          `json:"sticky,omitempty" doc:"Keep each Penstock-Unit on one variant while weights stand; on by default with several variants."`
+}
+
+// VariantSpec is one arm, as the user wrote it. Model is a reference: "fraud@3", "fraud:champion".
+type VariantSpec struct {
+	Name    VariantName `json:"name,omitempty" doc:"Arm's name; 'main' when there is one."`
+	Model   string      `json:"model" doc:"Reference of the version."`
+	Weight  int64       `json:"weight,omitempty" doc:"Share relative to the others; 1 when left out." minimum:"0" maximum:"1000000"`
+	Serving Serving     `json:"serving,omitzero" doc:"Serving settings."`
+}
+
+// Serving holds the settings of a variant. Zero means the server's default.
+type Serving struct {
+	Replicas  int   `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
+	TimeoutMS int64 `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+}
+
+// Strategy is how a release is carried out.
+type Strategy string
+
+// The strategies. Both load and warm beside the current revision before they move traffic; direct also stops keeping
+// the previous one warm, so that its memory returns at once and a rollback has to load it again.
+const (
+	StrategyDirect    Strategy = "direct"
+	StrategyBlueGreen Strategy = "blue-green"
+)
+
+// Revision is an immutable snapshot of an endpoint's spec with every reference resolved to a digest.
+type Revision struct {
+	Tenant   TenantID       `json:"tenant" doc:"Owner."`
+	Endpoint EndpointName   `json:"endpoint" doc:"Endpoint that it belongs to."`
+	Number   RevisionNumber `json:"number" doc:"From 1."`
+	Strategy Strategy       `json:"strategy" doc:"How it is released."`
+	Sticky   bool           `json:"sticky" doc:"Whether units stick to a variant."`
+	Variants []Variant      `json:"variants" doc:"The arms."`
+	Created  Time           `json:"created" doc:"When it was made."`
+	By       string         `json:"by" doc:"Name of the key that made it."`
+}
+
+// Variant is one arm of a revision, resolved.
+type Variant struct {
+	Name      VariantName   `json:"name" doc:"Arm's name."`
+	Model     ModelName     `json:"model" doc:"Model."`
+	Version   VersionNumber `json:"version" doc:"Version number."`
+	Digest    Digest        `json:"digest" doc:"Manifest digest of the version."`
+	Format    string        `json:"format" doc:"Format, chooses the engine."`
+	Weight    int64         `json:"weight" doc:"Share relative to the others."`
+	Serving   Serving       `json:"serving,omitzero" doc:"Serving settings."`
+	Signature Signature     `json:"signature" doc:"Inputs and outputs."`
+}
+
+// Traffic is what serves on an endpoint. Previous is the revision that a plain rollback goes to, 0 when there is none.
+type Traffic struct {
+	Current  RevisionNumber   `json:"current" doc:"Revision that serves; 0 before the first release."`
+	Previous RevisionNumber   `json:"previous" doc:"Revision that a rollback goes to; 0 when there is none."`
+	History  []RevisionNumber `json:"history,omitempty" doc:"Revisions that served, oldest first, without those rolled back; the last is current."`
+	Warm     []RevisionNumber `json:"warm,omitempty" doc:"Revisions kept loaded beside the current one."`
+	Changed  Time             `json:"changed" doc:"When traffic last moved."`
+}
+
+// Status says what the fleet has made of an endpoint's current revision.
+type Status struct {
+	Ready    bool     `json:"ready" doc:"Whether the current revision can answer."`
+	Replicas int      `json:"replicas" doc:"Loaded replicas of all variants."`
+	Wanted   int      `json:"wanted" doc:"Replicas that should be loaded."`
+	Problems []string `json:"problems,omitempty" doc:"What is wrong, if anything."`
+}
+
+// ReleaseState is where a release stands.
+type ReleaseState string
+
+// The states; all but pending and loading are final.
+const (
+	ReleasePending   ReleaseState = "pending"
+	ReleaseLoading   ReleaseState = "loading"
+	ReleaseSucceeded ReleaseState = "succeeded"
+	ReleaseFailed    ReleaseState = "failed"
+	ReleaseAborted   ReleaseState = "aborted"
+)
+
+// Final reports whether the release is over.
+func (s ReleaseState) Final() bool {
+	return s == ReleaseSucceeded || s == ReleaseFailed || s == ReleaseAborted
+}
+
+// ReleaseKind tells a deploy from a rollback.
+type ReleaseKind string
+
+// The kinds of release.
+const (
+	ReleaseDeploy   ReleaseKind = "deploy"
+	ReleaseRollback ReleaseKind = "rollback"
+)
+
+// Release is the act and record of moving an endpoint from one revision to another.
+type Release struct {
+	Tenant   TenantID       `json:"tenant" doc:"Owner."`
+	Endpoint EndpointName   `json:"endpoint" doc:"Endpoint."`
+	Number   int64          `json:"number" doc:"From 1, per endpoint."`
+	Kind     ReleaseKind    `json:"kind" doc:"deploy or rollback."`
+	From     RevisionNumber `json:"from" doc:"Revision before; 0 for the first."`
+	To       RevisionNumber `json:"to" doc:"Revision after."`
+	Strategy Strategy       `json:"strategy" doc:"How."`
+	State    ReleaseState   `json:"state" doc:"pending, loading, succeeded, failed or aborted."`
+	Reason   string         `json:"reason,omitempty" doc:"Why it failed."`
+	By       string         `json:"by" doc:"Name of the key."`
+	Why      string         `json:"why,omitempty" doc:"Reason given."`
+	Started  Time           `json:"started" doc:"When it began."`
+	Ended    Time           `json:"ended,omitzero" doc:"When it was over."`
+	EffectUS int64          `json:"effect_us,omitempty" doc:"Microseconds from the command to the swapped plan (rollback)."`
+	Durable  bool           `json:"durable" doc:"Whether the record is on disk; false only when neither database nor journal could be written."`
+}

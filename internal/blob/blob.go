@@ -1,0 +1,38 @@
+// Package blob is the seam to content-addressed bytes: a blob's only name is its sha256 digest. Its first driver keeps
+// files on disk; object stores follow behind the same interface. It knows nothing of models or tenants; which blobs are
+// still needed is the registry's business. Callers: registry, server.
+package blob
+
+import (
+	"context"
+	"io"
+
+	"github.com/penstock/penstock/api"
+)
+
+// Store keeps blobs. All methods may be called from many goroutines and several processes may share one store.
+// Errors are *api.Error: CodeBlobNotFound, CodeDigestMismatch, CodeTooLarge, CodeStorage.
+type Store interface {
+	// Put streams r into the store, hashing while it writes, at most limit bytes (CodeTooLarge beyond). When want is not
+	// empty and the bytes hash to something else, nothing is kept (CodeDigestMismatch). When Put returns without error
+	// the blob is durable: file and directory are synced. Putting the same bytes twice keeps one copy.
+	Put(ctx context.Context, r io.Reader, want api.Digest, limit int64) (Info, error)
+
+	// Stat says whether a blob is here and how long it is.
+	Stat(ctx context.Context, digest api.Digest) (Info, error)
+
+	// Open reads a blob; the caller closes it. The reader can seek.
+	Open(ctx context.Context, digest api.Digest) (io.ReadSeekCloser, error)
+
+	// Delete removes a blob; an absent one is no error.
+	Delete(ctx context.Context, digest api.Digest) error
+
+	// List calls each for every blob, in any order, until it returns an error.
+	List(ctx context.Context, each func(Info) error) error
+}
+
+// Info describes one blob.
+type Info struct {
+	Digest api.Digest
+	Size   int64
+}

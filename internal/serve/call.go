@@ -1,0 +1,54 @@
+// Package serve is the request's walk: admit, route, queue, balance, infer, record, in one function that reads as that
+// list. It reads one plan behind one atomic pointer and never touches the database. It speaks no protocol (gateway
+// does) and runs no model (engine does). Callers: gateway; server hands it the plan.
+package serve
+
+import (
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/tensor"
+)
+
+// Call is one decoded inference request. The deadline is the context's; the path shortens it to the variant's limit.
+type Call struct {
+	Principal *api.Principal
+	Endpoint  api.EndpointName
+	Version   string // as written in the URL or message; empty means whatever the endpoint's weights pick
+	Unit      string // Penstock-Unit: keeps a caller on one variant
+	Variant   string // Penstock-Variant: forces one; needs the scope
+	RequestID string // chosen by the gateway, unique
+	Protocol  string // "oip-http" or "oip-grpc", for the exchange
+	Start     time.Time
+	Inputs    []tensor.Tensor // only read; may alias the request's body until Infer returns
+	Outputs   []string        // wanted outputs in order; nil means all
+	TraceID   string          // W3C trace context, when the caller sent one
+	ParentID  string
+	Sampled   bool
+}
+
+// Answer is what a call gave. The outputs' memory is the engine's until Release.
+type Answer struct {
+	Outputs []tensor.Tensor
+	Model   api.ModelName
+	Version api.VersionNumber
+	Variant api.VariantName
+	release func()
+}
+
+// Release gives the outputs' memory back; it must be called once, when the answer was written.
+func (a *Answer) Release() {
+	if a != nil && a.release != nil {
+		a.release()
+		a.release = nil
+	}
+}
+
+// View is what callers may know of an endpoint: for metadata and readiness.
+type View struct {
+	Endpoint  api.EndpointName
+	Versions  []string // versions that serve now, as decimal numbers
+	Platform  string   // "onnxruntime_onnx"
+	Signature api.Signature
+	Ready     bool
+}
