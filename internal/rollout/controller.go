@@ -78,13 +78,14 @@ type endpoint struct {
 	recording    bool          // active is being written for the first time
 	ended        *api.Release  // the last one that ended, for those who wait for it
 	unsaved      []api.Release // rollbacks in effect that the database does not hold yet; oldest first
-	flush        sync.Mutex    // held while this endpoint's records are written, so that they land in order; taken before mu
+	writing      chan struct{} // holds one token while this endpoint's records are written, so that they land in order; taken before mu
 }
 
 // How many endpoints are looked at in parallel, and how often one with an open release is looked at without a hint.
 const (
 	concurrency = 4
 	recheck     = time.Second
+	stepLimit   = 30 * time.Second // a database that hangs holds up one look no longer than this
 	historyMax  = 100
 )
 
@@ -121,7 +122,8 @@ func (c *Controller) Open(ctx context.Context) error {
 }
 
 func (c *Controller) open(ctx context.Context, ep api.Endpoint) error {
-	e := &endpoint{Endpoint: ep, revisions: map[api.RevisionNumber]*api.Revision{}}
+	e := newEndpoint()
+	e.Endpoint = ep
 	revs, err := c.Store.Revisions(ctx, ep.Tenant, ep.Name, 0, 1)
 	if err != nil {
 		return err
@@ -153,6 +155,21 @@ func (c *Controller) open(ctx context.Context, ep api.Endpoint) error {
 	c.mu.Unlock()
 	c.loop.Hint(key)
 	return nil
+}
+
+func newEndpoint() *endpoint {
+	return &endpoint{revisions: map[api.RevisionNumber]*api.Revision{}, writing: make(chan struct{}, 1)}
+}
+
+// write takes the right to write the endpoint's records; a database that hangs holds up the next writer, but never longer
+// than that one's own context.
+func (e *endpoint) write(ctx context.Context) (done func(), err error) {
+	select {
+	case e.writing <- struct{}{}:
+		return func() { <-e.writing }, nil
+	case <-ctx.Done():
+		return nil, api.Fail(api.CodeStorage, string(e.Name), "the record before this one is still being written").Because(ctx.Err())
+	}
 }
 
 // window lists the revisions that must be at hand: the current one, those kept warm, and the one being released.
@@ -225,6 +242,8 @@ func Instance(v *api.Variant) string { return v.Digest.Hex() }
 
 // step carries one endpoint a step further.
 func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
 	c.mu.Lock()
 	e := c.endpoints[key]
 	c.mu.Unlock()

@@ -30,9 +30,7 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 	if err != nil {
 		return api.Release{}, err
 	}
-	e.flush.Lock()
-	saved, err := c.Store.StartRelease(ctx, spec, ifGeneration, rev, rel)
-	e.flush.Unlock()
+	saved, err := c.startRelease(ctx, e, spec, ifGeneration, rev, rel)
 	c.mu.Lock()
 	e.recording = false
 	if err != nil {
@@ -55,6 +53,15 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 	return rel, nil
 }
 
+func (c *Controller) startRelease(ctx context.Context, e *endpoint, spec api.EndpointSpec, ifGeneration int64, rev api.Revision, rel api.Release) (api.Endpoint, error) {
+	done, err := e.write(ctx)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	defer done()
+	return c.Store.StartRelease(ctx, spec, ifGeneration, rev, rel)
+}
+
 // reserve takes the endpoint for one release: at most one is open at a time.
 func (c *Controller) reserve(ctx context.Context, key api.EndpointKey, p *api.Principal, why string, rev *api.Revision) (*endpoint, api.Release, error) {
 	c.mu.Lock()
@@ -69,7 +76,7 @@ func (c *Controller) reserve(ctx context.Context, key api.EndpointKey, p *api.Pr
 	defer c.mu.Unlock()
 	e = c.endpoints[key]
 	if e == nil {
-		e = &endpoint{revisions: map[api.RevisionNumber]*api.Revision{}}
+		e = newEndpoint()
 		e.Tenant, e.Name = key.Tenant, key.Endpoint
 		c.endpoints[key] = e
 	}
@@ -220,10 +227,13 @@ func (c *Controller) loaded(rev *api.Revision) (ready bool, failed *api.Error) {
 
 // end makes the end of a release durable, then effective, in that order: what was acknowledged survives. A rollback
 // that came first has closed the release already, then nothing is written; one that comes while this writes waits with
-// its own record for flush, so that the later record is written later.
+// its own record for this one, so that the later record is written later.
 func (c *Controller) end(ctx context.Context, key api.EndpointKey, e *endpoint, rel api.Release) error {
-	e.flush.Lock()
-	defer e.flush.Unlock()
+	done, err := e.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	open := func() bool { return e.active != nil && e.active.Number == rel.Number && !e.recording }
 	c.mu.Lock()
 	if !open() {

@@ -111,9 +111,7 @@ func (c *Controller) rollbackCold(ctx context.Context, p *api.Principal, key api
 	e.active, e.recording = &active, true
 	c.mu.Unlock()
 
-	e.flush.Lock()
-	err := c.Store.SaveRelease(ctx, rel, nil)
-	e.flush.Unlock()
+	err := c.saveRelease(ctx, e, rel)
 	c.mu.Lock()
 	e.recording = false
 	if err != nil {
@@ -129,6 +127,15 @@ func (c *Controller) rollbackCold(ctx context.Context, p *api.Principal, key api
 	c.want()
 	c.loop.Hint(key)
 	return c.Await(ctx, key.Tenant, key.Endpoint, rel.Number)
+}
+
+func (c *Controller) saveRelease(ctx context.Context, e *endpoint, rel api.Release) error {
+	done, err := e.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return c.Store.SaveRelease(ctx, rel, nil)
 }
 
 // abort needs mu. It closes the release under way in memory and gives its record, still to be saved.
@@ -197,8 +204,11 @@ func (c *Controller) makeDurable(ctx context.Context, e *endpoint, rel api.Relea
 
 // save writes what is unsaved to the database, oldest first, with the traffic as it is now.
 func (c *Controller) save(ctx context.Context, e *endpoint) error {
-	e.flush.Lock()
-	defer e.flush.Unlock()
+	done, err := e.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	for {
 		c.mu.Lock()
 		if len(e.unsaved) == 0 {
