@@ -77,6 +77,7 @@ type endpoint struct {
 	active       *api.Release  // not final yet
 	recording    bool          // active is being written for the first time
 	ended        *api.Release  // the last one that ended, for those who wait for it
+	effective    int64         // number of the last one whose end the data plane has seen
 	unsaved      []api.Release // rollbacks in effect that the database does not hold yet; oldest first
 	writing      chan struct{} // holds one token while this endpoint's records are written, so that they land in order; taken before mu
 }

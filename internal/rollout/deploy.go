@@ -259,7 +259,8 @@ func (c *Controller) end(ctx context.Context, key api.EndpointKey, e *endpoint, 
 	}
 	c.finish(e, rel, traffic)
 	c.mu.Unlock()
-	c.settled(rel)
+	c.publish()
+	c.settled(e, rel)
 	return nil
 }
 
@@ -270,12 +271,15 @@ func (c *Controller) finish(e *endpoint, rel api.Release, traffic api.Traffic) {
 		e.Traffic = traffic
 	}
 	c.prune(e)
-	c.notify()
 }
 
-// settled tells the others, after mu was given back: the plan first, then what may be unloaded.
-func (c *Controller) settled(rel api.Release) {
-	c.publish()
+// settled tells the others that a release has ended, when the plan is out and mu was given back: those who wait for it,
+// then the fleet what may be unloaded.
+func (c *Controller) settled(e *endpoint, rel api.Release) {
+	c.mu.Lock()
+	e.effective = max(e.effective, rel.Number)
+	c.notify()
+	c.mu.Unlock()
 	c.want()
 	c.Meter.ReleaseEnded(rel)
 	c.Log.Info("release ended", "tenant", rel.Tenant, "endpoint", rel.Endpoint, "release", rel.Number, "kind", rel.Kind,

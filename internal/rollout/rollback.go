@@ -43,11 +43,13 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 		e.unsaved = append(e.unsaved, *closed)
 	}
 	e.unsaved = append(e.unsaved, rel)
-	e.ended = &rel
-	c.notify()
 	c.mu.Unlock()
 	rel.Durable = c.makeDurable(ctx, e, rel)
-	c.settled(rel)
+	c.mu.Lock()
+	ended := rel
+	e.ended = &ended
+	c.mu.Unlock()
+	c.settled(e, rel)
 	c.loop.Hint(key)
 	return rel, nil
 }

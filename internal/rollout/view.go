@@ -148,6 +148,14 @@ func (c *Controller) Await(ctx context.Context, t api.TenantID, name api.Endpoin
 			present = *e.active
 		case e.ended != nil && e.ended.Number == number:
 			present = *e.ended
+			if e.effective < number {
+				present.State = api.ReleaseLoading // ended on paper, but the data plane has not seen it yet
+			}
+		}
+		for _, rel := range e.unsaved {
+			if rel.Number == number && present.Number == 0 {
+				present = rel
+			}
 		}
 		c.mu.Unlock()
 		if present.Number == 0 {
