@@ -99,7 +99,7 @@ func (h *history) recent(t api.TenantID, f Filter) []api.Exchange {
 	if limit <= 0 || limit > from.limit {
 		limit = from.limit
 	}
-	// The shards of the ring keep no order between them, so the time of the start does.
+	// The shards of the ring keep no order within one drain, so the time of the start does.
 	order := make([]int, 0, len(from.items))
 	for i := range from.items {
 		if f.passes(&from.items[i]) {

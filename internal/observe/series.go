@@ -58,7 +58,6 @@ type seriesKey struct {
 type series struct {
 	labels                     []string
 	codes                      map[api.Code]prometheus.Counter
-	ok                         prometheus.Counter
 	bytesIn, bytesOut, retries prometheus.Counter
 	total, queue, compute      prometheus.Observer
 	last                       api.Time
@@ -133,7 +132,6 @@ func (c *seriesCache) add(k seriesKey) *series {
 		labels[i] = strings.ToValidUTF8(clip(l, textLimit), "\uFFFD") // the registry refuses anything else
 	}
 	s := &series{labels: labels, codes: map[api.Code]prometheus.Counter{},
-		ok:      f.requests.WithLabelValues(append(labels[:len(labels):len(labels)], "ok")...),
 		bytesIn: f.bytesIn.WithLabelValues(labels...), bytesOut: f.bytesOut.WithLabelValues(labels...),
 		retries: f.retries.WithLabelValues(labels...),
 		total:   f.total.WithLabelValues(labels...), queue: f.queue.WithLabelValues(labels...),
@@ -173,11 +171,7 @@ func (c *seriesCache) sweep(now api.Time) {
 func (m *metrics) observe(e *api.Exchange) {
 	s := m.series.find(e)
 	s.last = max(s.last, e.Start)
-	if e.Code == "" {
-		s.ok.Inc()
-	} else {
-		m.failed(s, e.Code)
-	}
+	m.count(s, e.Code)
 	s.bytesIn.Add(float64(max(0, e.BytesIn)))
 	s.bytesOut.Add(float64(max(0, e.BytesOut)))
 	if e.Retries > 0 {
@@ -197,7 +191,12 @@ func (m *metrics) observe(e *api.Exchange) {
 	}
 }
 
-func (m *metrics) failed(s *series, code api.Code) {
+// count adds to the counter of a code; the empty code is success.
+func (m *metrics) count(s *series, code api.Code) {
+	if counter := s.codes[code]; counter != nil {
+		counter.Inc()
+		return
+	}
 	label := m.code(code)
 	if label == string(api.CodeInternal) {
 		code = api.CodeInternal // codes that nobody knows share one entry
