@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,8 +150,8 @@ func (r *Recorder) Watch(workers func() []api.Worker) { r.metrics.fleet.Store(&w
 // WorkerStarted counts a worker process that was started.
 func (r *Recorder) WorkerStarted(_ string) { r.metrics.workerStarts.add() }
 
-// WorkerLost counts a worker process that ended unasked. The reason is a class such as "exit", "signal_killed" or
-// "out_of_memory": lower case and underscores, few of them; anything else counts as "other".
+// WorkerLost counts a worker process that ended unasked. The reason is a process's end ("exit status 2", "signal:
+// killed") or a class such as "unresponsive" in lower case and underscores; anything else counts as "other".
 func (r *Recorder) WorkerLost(_, reason string) {
 	r.metrics.workerLost.add(r.metrics.reasons.class(reason))
 }
@@ -200,6 +201,10 @@ type words struct {
 }
 
 func (w *words) class(s string) string {
+	s = strings.TrimSuffix(s, " (core dumped)")
+	if strings.HasPrefix(s, "exit status ") || strings.HasPrefix(s, "signal: ") {
+		s = strings.ReplaceAll(strings.Replace(s, ":", "", 1), " ", "_")
+	}
 	if s == "" || len(s) > reasonLengthMax {
 		return other
 	}

@@ -23,6 +23,7 @@ const (
 	DefaultFollowers    = 256
 	DefaultFollowerLag  = 256
 	DefaultSeries       = 2000
+	DefaultTraceEvery   = 100
 	DefaultSpanQueue    = 2048
 	DefaultSpanBatch    = 512
 	DefaultSpanInterval = time.Second
@@ -46,6 +47,7 @@ type Config struct {
 	Series int // label sets of the request metrics, and a quarter as many per tenant; more share the label "other"; default 2,000
 
 	OTLP         string        // collector: http://, https://, grpc:// or grpcs:// URL; empty makes no spans
+	TraceEvery   int           // one trace of so many exchanges whose caller sent no trace context, beside every failure of ours; -1 traces none of these; default 100
 	SpanQueue    int           // spans that may wait for the collector; more are dropped and counted; default 2,048
 	SpanBatch    int           // spans per export; default 512
 	SpanInterval time.Duration // longest wait for a full batch; default 1 s
@@ -61,6 +63,9 @@ func (c Config) withDefaults() Config {
 		if *field <= 0 {
 			*field = value
 		}
+	}
+	if c.TraceEvery == 0 {
+		c.TraceEvery = DefaultTraceEvery
 	}
 	if c.SpanInterval <= 0 {
 		c.SpanInterval = DefaultSpanInterval
@@ -169,6 +174,9 @@ func (r *Recorder) drain() bool {
 // take makes everything of one exchange. Called by the drain alone.
 func (r *Recorder) take(e *api.Exchange) {
 	bound(e)
+	if r.tracer != nil {
+		r.tracer.choose(e)
+	}
 	r.metrics.observe(e)
 	r.history.add(e)
 	r.audience.tell(e)

@@ -128,6 +128,8 @@ func TestMetricsReachEveryKindOfScraper(t *testing.T) {
 	r.Record(unknown)
 	r.WorkerStarted("w1")
 	r.WorkerLost("w1", "signal_killed")
+	r.WorkerLost("w1", "signal: killed")
+	r.WorkerLost("w1", "signal: segmentation fault (core dumped)")
 	r.WorkerLost("w1", "exit status 3: \n what")
 	r.ModelLoaded("digits@2", 20*time.Millisecond, time.Millisecond)
 	r.LoadFailed("digits@3", api.CodeModelCrashes)
@@ -160,7 +162,8 @@ func TestMetricsReachEveryKindOfScraper(t *testing.T) {
 				{"penstock_compute_duration_seconds", []string{"endpoint=digits"}, 12},
 				{"penstock_exchanges_dropped_total", nil, 0},
 				{"penstock_worker_starts_total", nil, 1},
-				{"penstock_worker_lost_total", []string{"reason=signal_killed"}, 1},
+				{"penstock_worker_lost_total", []string{"reason=signal_killed"}, 2},
+				{"penstock_worker_lost_total", []string{"reason=signal_segmentation_fault"}, 1},
 				{"penstock_worker_lost_total", []string{"reason=other"}, 1},
 				{"penstock_model_loads_total", nil, 1},
 				{"penstock_model_load_duration_seconds", nil, 1},
@@ -213,6 +216,18 @@ func TestSampledExchangesLeaveExemplars(t *testing.T) {
 	r.Record(e)
 	if _, body := scrape(t, r, "application/openmetrics-text"); !strings.Contains(body, `trace_id="0af7651916cd43dd8448eb211c80319c"`) {
 		t.Error("no exemplar")
+	}
+}
+
+func TestReasonsOfLossAreBounded(t *testing.T) {
+	r := newRecorder(t, observe.Config{})
+	for n := range 200 {
+		r.WorkerLost("w", fmt.Sprintf("exit status %d", n))
+		r.WorkerLost("w", fmt.Sprintf("exit status %d: %s", n, strings.Repeat("stack ", 100)))
+	}
+	f, _ := scrape(t, r, "")
+	if lost := f["penstock_worker_lost_total"]; len(lost.GetMetric()) != 17 || sum(lost) != 400 {
+		t.Errorf("%d classes, %v lost", len(lost.GetMetric()), sum(lost))
 	}
 }
 

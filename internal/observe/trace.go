@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -40,6 +41,8 @@ type tracer struct {
 	batch    int
 	interval time.Duration
 	timeout  time.Duration
+	every    int // one trace of so many exchanges that bring none; the drain's alone, as is count
+	count    int
 
 	sent, dropped atomic.Uint64
 }
@@ -54,7 +57,21 @@ func newTracer(cfg Config) (*tracer, error) {
 			text("service.name", "penstock"), text("service.version", cfg.Version)}},
 		scope: &commonpb.InstrumentationScope{Name: "github.com/penstock/penstock", Version: cfg.Version},
 		queue: make(chan *tracepb.Span, cfg.SpanQueue), quit: make(chan struct{}),
-		batch: cfg.SpanBatch, interval: cfg.SpanInterval, timeout: cfg.SpanTimeout}, nil
+		batch: cfg.SpanBatch, interval: cfg.SpanInterval, timeout: cfg.SpanTimeout, every: cfg.TraceEvery}, nil
+}
+
+// ownTransport is the HTTP client with connections of its own, which end with it instead of staying behind in the
+// process-wide pool.
+type ownTransport struct {
+	collector
+	transport *http.Transport
+}
+
+// Stop implements collector.
+func (o ownTransport) Stop(ctx context.Context) error {
+	err := o.collector.Stop(ctx)
+	o.transport.CloseIdleConnections()
+	return err
 }
 
 // newCollector chooses the protocol by the URL's scheme. A path that is missing over HTTP is the standard one.
@@ -80,7 +97,10 @@ func newCollector(cfg Config) (collector, error) {
 		if u.Scheme == "http" {
 			options = append(options, otlptracehttp.WithInsecure())
 		}
-		return otlptracehttp.NewClient(options...), nil
+		transport := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxConnsPerHost: 2,
+			IdleConnTimeout: time.Minute}
+		options = append(options, otlptracehttp.WithHTTPClient(&http.Client{Transport: transport, Timeout: cfg.SpanTimeout}))
+		return ownTransport{otlptracehttp.NewClient(options...), transport}, nil
 	case "grpc", "grpcs":
 		options := []otlptracegrpc.Option{otlptracegrpc.WithEndpoint(u.Host), otlptracegrpc.WithTimeout(cfg.SpanTimeout),
 			otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: true, InitialInterval: retry / 10,
@@ -91,6 +111,28 @@ func newCollector(cfg Config) (collector, error) {
 		return otlptracegrpc.NewClient(options...), nil
 	}
 	return nil, fmt.Errorf("the scheme %q is none of http, https, grpc, grpcs", u.Scheme)
+}
+
+// choose gives a trace to exchanges that brought none: to every failure that is not the caller's, and to one of every
+// so many others, the first included. A caller that sent a trace context has decided for itself.
+func (t *tracer) choose(e *api.Exchange) {
+	if e.TraceID != "" || t.every < 0 {
+		return
+	}
+	t.count++
+	e.Sampled = t.count%t.every == 1%t.every || ourFault(e.Code)
+	if e.Sampled {
+		e.TraceID = hex.EncodeToString(append(newSpanID(), newSpanID()...))
+	}
+}
+
+// ourFault reports failures that somebody who runs the server will want to look into.
+func ourFault(c api.Code) bool {
+	switch c.Kind() {
+	case api.Internal, api.Unavailable, api.Deadline, api.Storage:
+		return c != ""
+	}
+	return false
 }
 
 // add makes the spans of an exchange: the gateway's, and below it those of the queue and of the runtime. Exchanges say

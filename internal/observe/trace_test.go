@@ -93,7 +93,7 @@ func TestSpansReachTheCollector(t *testing.T) {
 	for _, scheme := range []string{"http", "grpc"} {
 		t.Run(scheme, func(t *testing.T) {
 			collector, url := startCollector(t, scheme)
-			r := newRecorder(t, observe.Config{Version: "1.2.3", OTLP: url, SpanInterval: 10 * time.Millisecond})
+			r := newRecorder(t, observe.Config{Version: "1.2.3", OTLP: url, TraceEvery: -1, SpanInterval: 10 * time.Millisecond})
 			stop := run(t, r)
 			e := sampled(1)
 			e.Code, e.Error, e.Endpoint = api.CodeDeadline, "too late \xff", "digits"
@@ -145,7 +145,7 @@ func TestSpansReachTheCollector(t *testing.T) {
 
 func TestBrokenIDsMakeNoBrokenSpans(t *testing.T) {
 	collector, url := startCollector(t, "http")
-	r := newRecorder(t, observe.Config{OTLP: url})
+	r := newRecorder(t, observe.Config{OTLP: url, TraceEvery: -1})
 	stop := run(t, r)
 	for n, trace := range []string{"", "zz", strings.Repeat("0", 32), strings.Repeat("g", 32), traceID} {
 		e := sampled(n)
@@ -165,6 +165,40 @@ func TestBrokenIDsMakeNoBrokenSpans(t *testing.T) {
 	}
 	if len(spans[0].ParentSpanId) != 0 || len(spans[0].SpanId) != 8 {
 		t.Errorf("root %x below %x", spans[0].SpanId, spans[0].ParentSpanId)
+	}
+}
+
+func TestTracesWithoutACaller(t *testing.T) {
+	collector, url := startCollector(t, "http")
+	r := newRecorder(t, observe.Config{OTLP: url, TraceEvery: 10})
+	stop := run(t, r)
+	for n := range 30 { // three of these, among them the first
+		r.Record(exchange(n))
+		r.Recent("default", observe.Filter{}) // drains, so that the order is known
+	}
+	for n, code := range []api.Code{api.CodeWorkerLost, api.CodeDeadline, api.CodeBadTensor, api.CodeQueueFull} {
+		e := exchange(100 + n) // one is sampled by its turn, two by their code
+		e.Code = code
+		r.Record(e)
+		r.Recent("default", observe.Filter{})
+	}
+	refused := exchange(200)
+	refused.TraceID, refused.Code = traceID, api.CodeDeadline // the caller said not to
+	r.Record(refused)
+	stop()
+	traces := map[string]bool{}
+	var requests []string
+	for _, s := range (<-collector.got).ResourceSpans[0].ScopeSpans[0].Spans {
+		traces[hex.EncodeToString(s.TraceId)] = true
+		if s.Name == "penstock.infer" {
+			requests = append(requests, s.Attributes[0].Value.GetStringValue())
+		}
+	}
+	if got := strings.Join(requests, " "); got != "r0 r10 r20 r100 r101" || len(traces) != 5 {
+		t.Errorf("traced %s in %d traces", got, len(traces))
+	}
+	if kept := r.Recent("default", observe.Filter{ErrorsOnly: true}); !traces[kept[0].TraceID] {
+		t.Errorf("the log does not name the trace: %q", kept[0].TraceID)
 	}
 }
 
