@@ -464,6 +464,19 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// TestNothingWaitsForTheNextRequest records while the drain rests between two passes; a missed bell hangs here.
+func TestNothingWaitsForTheNextRequest(t *testing.T) {
+	r := newRecorder(t, observe.Config{})
+	run(t, r)
+	lines := r.Follow(t.Context(), "default", observe.Filter{})
+	for n := range 20 {
+		r.Record(exchange(n))
+		if got := <-lines; got.RequestID != fmt.Sprint("r", n) {
+			t.Fatalf("got %s at %d", got.RequestID, n)
+		}
+	}
+}
+
 func TestRecordMakesNoGarbage(t *testing.T) {
 	r := newRecorder(t, observe.Config{})
 	e := exchange(1)

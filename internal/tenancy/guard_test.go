@@ -143,7 +143,7 @@ func mustKey(t testing.TB, g *tenancy.Guard, k api.Key) (api.Key, string) {
 // fixed replaces the checksum of a key's text by the right one.
 func fixed(token string) string {
 	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	body := token[:34]
+	body := token[:min(34, len(token))]
 	sum := make([]byte, 6)
 	for i, crc := 5, crc32.ChecksumIEEE([]byte(body)); i >= 0; i, crc = i-1, crc/62 {
 		sum[i] = digits[crc%62]
@@ -185,8 +185,22 @@ func TestAuthenticate(t *testing.T) {
 		store.keys = append(store.keys, api.Key{ID: id, Tenant: "acme", Scopes: api.Scopes})
 		store.macs[id] = mac
 	}
+	// Texts that are no keys stay out even if their right HMAC is stored: form and checksum are asked first.
+	malformed := map[string]string{"bad checksum": secret[:39] + other(secret[39]), "bad character": fixed(secret[:33] + "-"),
+		"bad prefix": fixed("psk-" + secret[4:])}
+	for name, token := range malformed {
+		proper := hmac.New(sha256.New, pepper)
+		proper.Write([]byte(token))
+		store.keys = append(store.keys, api.Key{ID: api.KeyID(name), Tenant: "acme", Scopes: api.Scopes})
+		store.macs[api.KeyID(name)] = proper.Sum(nil)
+	}
 	if err := g.Load(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for name, token := range malformed {
+		if _, err := g.Authenticate([]string{"Bearer " + token}); !api.Is(err, api.CodeUnauthenticated) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	bearer := "Bearer " + secret
 	for _, c := range []struct {
@@ -306,10 +320,13 @@ func TestRevocationHoldsAtOnce(t *testing.T) {
 	wantCode(t, err, api.CodeStorage)
 	refused("with the store down")
 	store.setFail(nil)
-	if err := g.Load(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"test", "renamed"} {
+		store.keys[0].Name = name
+		if err := g.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		refused("after loading a store that does not know")
 	}
-	refused("after loading a store that does not know")
 	for range 2 {
 		if err := g.RevokeKey(t.Context(), owner("acme"), "acme", key.ID); err != nil {
 			t.Fatal(err)
