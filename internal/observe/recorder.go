@@ -135,7 +135,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	pause := time.NewTimer(drainPause)
 	defer pause.Stop()
 	for ctx.Err() == nil {
-		owing := r.drain()
+		more := r.drain()
 		pause.Reset(drainPause)
 		select {
 		case <-pause.C:
@@ -144,7 +144,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 		}
 		// An exchange that came before idle was set rings no bell, so look once more before sleeping.
 		r.idle.Store(true)
-		if r.drain() || owing {
+		if r.drain() || more {
 			r.idle.Store(false)
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -464,17 +465,21 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestNothingWaitsForTheNextRequest records while the drain rests between two passes; a missed bell hangs here.
+// TestNothingWaitsForTheNextRequest records at every moment around the drain's rest and sleep; a missed bell is a
+// deadlock here.
 func TestNothingWaitsForTheNextRequest(t *testing.T) {
-	r := newRecorder(t, observe.Config{})
-	run(t, r)
-	lines := r.Follow(t.Context(), "default", observe.Filter{})
-	for n := range 20 {
-		r.Record(exchange(n))
-		if got := <-lines; got.RequestID != fmt.Sprint("r", n) {
-			t.Fatalf("got %s at %d", got.RequestID, n)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecorder(t, observe.Config{})
+		run(t, r)
+		lines := r.Follow(t.Context(), "default", observe.Filter{})
+		for n := range 100 {
+			<-time.After(time.Duration(n%50) * time.Millisecond)
+			r.Record(exchange(n))
+			if got := <-lines; got.RequestID != fmt.Sprint("r", n) {
+				t.Fatalf("got %s at %d", got.RequestID, n)
+			}
 		}
-	}
+	})
 }
 
 func TestRecordMakesNoGarbage(t *testing.T) {
