@@ -20,14 +20,13 @@ import (
 const (
 	other = "other" // label of everything beyond a limit
 
-	nativeFactor     = 1.1       // each native bucket at most 10 % wider than the one before
-	nativeBuckets    = 160       // native buckets per series; beyond, resolution is halved
-	nativeReset      = time.Hour // soonest a series may start again instead
-	scrapesAtOnce    = 4         // more answer 503
-	scrapeTimeout    = 10 * time.Second
-	reasonLimit      = 16 // distinct classes of worker loss
-	reasonLengthMax  = 32
-	loadFailuresText = "Loads of a model that failed, by error code."
+	nativeFactor    = 1.1       // each native bucket at most 10 % wider than the one before
+	nativeBuckets   = 160       // native buckets per series; beyond, resolution is halved
+	nativeReset     = time.Hour // soonest a series may start again instead
+	scrapesAtOnce   = 4         // more answer 503
+	scrapeTimeout   = 10 * time.Second
+	reasonLimit     = 16 // distinct classes of worker loss
+	reasonLengthMax = 32
 )
 
 // The classic buckets beside the native ones, in seconds: requests from 100 us to a minute, loads up to ten minutes,
@@ -66,7 +65,7 @@ func newMetrics(cfg Config, r *Recorder) *metrics {
 	m.workerStarts = m.counter("worker_starts_total", "Worker processes started.")
 	m.workerLost = m.counter("worker_lost_total", "Worker processes that ended unasked, by class of reason.", "reason")
 	m.loads = m.counter("model_loads_total", "Models loaded into a worker.")
-	m.loadFailures = m.counter("load_failures_total", loadFailuresText, "code")
+	m.loadFailures = m.counter("load_failures_total", "Loads of a model that failed, by error code.", "code")
 	m.releases = m.counter("releases_total", "Releases that ended, by kind and final state.", "kind", "state")
 	m.loadTime = m.histogram("model_load_duration_seconds", "Time to load a model into a worker.", loadBuckets)
 	m.warmTime = m.histogram("model_warm_duration_seconds", "Time to warm a loaded model.", loadBuckets)
@@ -79,7 +78,7 @@ func newMetrics(cfg Config, r *Recorder) *metrics {
 		m.function("spans_sent_total", "Spans that the collector took.", &r.tracer.sent)
 		m.function("spans_dropped_total", "Spans lost because the collector was slow or away.", &r.tracer.dropped)
 	}
-	m.gauge("workers_ready", "Worker processes that can answer.", func(w *api.Worker) int { return 1 })
+	m.gauge("workers_ready", "Worker processes that can answer.", func(*api.Worker) int { return 1 })
 	m.gauge("replicas_loaded", "Models loaded in ready workers.", func(w *api.Worker) int { return len(w.Instances) })
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "penstock", Name: "build_info", Help: "Always 1.",
 		ConstLabels: prometheus.Labels{"version": cfg.Version, "go_version": runtime.Version()}})

@@ -47,7 +47,7 @@ type Config struct {
 	Series int // label sets of the request metrics, and a quarter as many per tenant; more share the label "other"; default 2,000
 
 	OTLP         string        // collector: http://, https://, grpc:// or grpcs:// URL; empty makes no spans
-	TraceEvery   int           // one trace of so many exchanges whose caller sent no trace context, beside every failure of ours; -1 traces none of these; default 100
+	TraceEvery   int           // one trace of so many exchanges that bring no context, beside all failures of ours; -1 none; default 100
 	SpanQueue    int           // spans that may wait for the collector; more are dropped and counted; default 2,048
 	SpanBatch    int           // spans per export; default 512
 	SpanInterval time.Duration // longest wait for a full batch; default 1 s

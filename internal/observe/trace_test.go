@@ -213,7 +213,7 @@ func TestADeadCollectorHurtsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	dead := closed.Addr().String()
-	closed.Close()
+	_ = closed.Close()
 	release := make(chan struct{})
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		select {

@@ -113,7 +113,7 @@ func readSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if info.Mode().Perm()&0o077 != 0 {
 		slog.Warn("a secret was readable by others; its mode is now 0600", "path", path, "mode", info.Mode().String())
 		if err := f.Chmod(0o600); err != nil {

@@ -101,11 +101,11 @@ func TestEnsureAdmin(t *testing.T) {
 		denied bool // the file's key does not work, on purpose
 	}{
 		{"nothing happened", func(*testing.T, *memory, string) {}, 1, true, false},
-		{"the file is gone", func(t *testing.T, _ *memory, path string) { _ = os.Remove(path) }, 2, false, false},
+		{"the file is gone", func(_ *testing.T, _ *memory, path string) { _ = os.Remove(path) }, 2, false, false},
 		{"the store is new", func(_ *testing.T, store *memory, _ string) { *store = memory{} }, 1, true, false},
 		{"the store lost the key", func(_ *testing.T, store *memory, _ string) { store.keys = nil }, 1, true, false},
-		{"the file is empty", func(t *testing.T, _ *memory, path string) { _ = os.WriteFile(path, nil, 0o644) }, 2, false, false},
-		{"the file is cut", func(t *testing.T, _ *memory, path string) { _ = os.Truncate(path, 20) }, 2, false, false},
+		{"the file is empty", func(_ *testing.T, _ *memory, path string) { _ = os.WriteFile(path, nil, 0o644) }, 2, false, false},
+		{"the file is cut", func(_ *testing.T, _ *memory, path string) { _ = os.Truncate(path, 20) }, 2, false, false},
 		{"the only admin was revoked", func(t *testing.T, store *memory, _ string) { revoke(t, store) }, 2, false, false},
 		{"revoked, and another admin works", func(t *testing.T, store *memory, _ string) {
 			g := newGuard(t, store, false)
