@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -494,6 +495,30 @@ func TestRecordMakesNoGarbage(t *testing.T) {
 	if n := testing.AllocsPerRun(500, func() { r.Record(e) }); n != 0 {
 		t.Errorf("%v allocations per exchange", n)
 	}
+}
+
+// TestBurstsGiveTheirMemoryBack fills the ring once; two quiet drains later the burst must not weigh any more.
+func TestBurstsGiveTheirMemoryBack(t *testing.T) {
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	r := newRecorder(t, observe.Config{Keep: 10})
+	before := heap()
+	e := exchange(1)
+	for range observe.DefaultRing {
+		r.Record(e)
+	}
+	full := heap() - before
+	for range 3 {
+		r.Recent("default", observe.Filter{})
+	}
+	if quiet := heap() - before; full < 10<<20 || quiet > 5<<20 {
+		t.Errorf("full %d KiB, quiet %d KiB", full>>10, quiet>>10)
+	}
+	runtime.KeepAlive(r)
 }
 
 func BenchmarkRecord(b *testing.B) {

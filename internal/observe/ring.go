@@ -95,9 +95,12 @@ func (r *ring) drain(each func(*api.Exchange)) int {
 		n, full := s.n, s.filled
 		if n > 0 {
 			s.filled, s.n = s.spare, 0
+		} else {
+			s.filled = full.trimmed()
 		}
 		s.mu.Unlock()
 		if n == 0 {
+			s.spare = s.spare.trimmed()
 			continue
 		}
 		for at := 0; at < n; at += chunkLen {
@@ -107,12 +110,18 @@ func (r *ring) drain(each func(*api.Exchange)) int {
 			}
 			clear(part) // lets go of the strings
 		}
-		if n <= keepChunks*chunkLen && len(full) > keepChunks {
-			clear(full[keepChunks:])
-			full = full[:keepChunks]
-		}
 		s.spare = full
 		total += n
 	}
 	return total
+}
+
+// trimmed gives what a burst needed back to the heap. Only a shard found empty is trimmed: under load both buffers keep
+// their size, and no writer allocates.
+func (b buffer) trimmed() buffer {
+	if len(b) > keepChunks {
+		clear(b[keepChunks:])
+		return b[:keepChunks]
+	}
+	return b
 }
