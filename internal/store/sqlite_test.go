@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/penstock/penstock/internal/store"
@@ -30,3 +31,11 @@ func openURL(t testing.TB, url string) *store.DB {
 }
 
 func TestSQLite(t *testing.T) { storetest.Run(t, openSQLite) }
+
+// load imports a dump.
+func load(t testing.TB, db *store.DB, dump string) {
+	t.Helper()
+	if err := db.Import(t.Context(), strings.NewReader(dump)); err != nil {
+		t.Fatalf("import: %v", err)
+	}
+}
