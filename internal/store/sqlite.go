@@ -20,9 +20,6 @@ import (
 // the disk; with NORMAL, a loss of power could take back what was acknowledged.
 type sqlite struct{}
 
-var sqlitePragmas = []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
-	"trusted_schema(0)", "journal_size_limit(67108864)"}
-
 func (sqlite) open(_ context.Context, c Config) (reads, writes *sql.DB, _ error) {
 	path, err := sqlitePath(c.URL)
 	if err != nil {
@@ -31,13 +28,16 @@ func (sqlite) open(_ context.Context, c Config) (reads, writes *sql.DB, _ error)
 	if err := makeFile(path); err != nil {
 		return nil, nil, err
 	}
-	query := url.Values{"_pragma": sqlitePragmas}
+	// The order counts: the wait for locks comes before the change of the journal, which takes one.
+	pragmas := []string{fmt.Sprintf("busy_timeout(%d)", c.Timeout.Milliseconds()), "journal_mode(WAL)", "synchronous(FULL)",
+		"foreign_keys(1)", "trusted_schema(0)", "journal_size_limit(67108864)"}
+	query := url.Values{"_pragma": pragmas}
 	name := (&url.URL{Scheme: "file", Path: path}).String()
 	if writes, err = sql.Open("sqlite", name+"?"+query.Encode()); err != nil {
 		return nil, nil, err
 	}
 	writes.SetMaxOpenConns(1)
-	query["_pragma"] = append(query["_pragma"], "query_only(1)")
+	query["_pragma"] = append(pragmas, "query_only(1)")
 	if reads, err = sql.Open("sqlite", name+"?"+query.Encode()); err != nil {
 		return nil, nil, errors.Join(err, writes.Close())
 	}

@@ -120,7 +120,9 @@ func (w *writer) loop() {
 			for { // what already waits is refused, not lost: nobody was told that it is kept
 				select {
 				case j := <-w.queue:
-					j.finish(errClosed)
+					if j.take() {
+						j.finish(errClosed)
+					}
 				default:
 					return
 				}
@@ -141,6 +143,9 @@ func (w *writer) close(limit time.Duration) error {
 	}
 }
 
+// take makes the job the writer's. It fails when the caller has given up, who was told that nothing was done.
+func (j *job) take() bool { return j.state.CompareAndSwap(jobWaiting, jobTaken) }
+
 func (j *job) finish(err error) {
 	if err != nil {
 		j.err = err
@@ -150,9 +155,6 @@ func (j *job) finish(err error) {
 
 // group runs the first job and those that wait in one transaction, and acknowledges them all after its commit.
 func (w *writer) group(first *job) {
-	if !first.state.CompareAndSwap(jobWaiting, jobTaken) {
-		return
-	}
 	limit := w.db.timeout
 	if first.alone {
 		limit = bulkTimeout
@@ -161,7 +163,9 @@ func (w *writer) group(first *job) {
 	defer cancel()
 	conn, err := w.begin(ctx)
 	if err != nil {
-		first.finish(err)
+		if first.take() {
+			first.finish(err)
+		}
 		return
 	}
 	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind}, first)
@@ -184,39 +188,39 @@ func (w *writer) group(first *job) {
 
 // runAll runs jobs until none waits or the group is full. An error means that the transaction is lost as a whole. Late
 // is a job that was met in the queue but must run alone.
-func (w *writer) runAll(ctx context.Context, s session, first *job) (taken []*job, late *job, _ error) {
-	taken = []*job{first}
+func (w *writer) runAll(ctx context.Context, s session, first *job) (taken []*job, late *job, err error) {
 	if first.alone {
-		err := w.db.dialect.bulk(ctx, s.on)
-		if err == nil {
-			err = w.runOne(ctx, s, first)
+		if err = w.db.dialect.bulk(ctx, s.on); err == nil && first.take() {
+			taken, err = []*job{first}, w.runOne(ctx, s, first)
 		}
 		return taken, nil, err
 	}
-	if err := w.runOne(ctx, s, first); err != nil {
-		return taken, nil, err
-	}
-	for yields := 0; len(taken) < groupMax; {
-		select {
-		case j := <-w.queue:
-			if j.alone {
-				return taken, j, nil
-			}
-			if !j.state.CompareAndSwap(jobWaiting, jobTaken) {
-				continue
-			}
-			taken = append(taken, j)
-			if err := w.runOne(ctx, s, j); err != nil {
-				return taken, nil, err
-			}
-		default:
-			if yields++; yields > groupWait {
-				return taken, nil, nil
-			}
-			runtime.Gosched()
+	for next := first; next != nil; next = w.next() {
+		if next.alone {
+			return taken, next, nil
+		}
+		if !next.take() {
+			continue
+		}
+		taken = append(taken, next)
+		if err := w.runOne(ctx, s, next); err != nil || len(taken) == groupMax {
+			return taken, nil, err
 		}
 	}
 	return taken, nil, nil
+}
+
+// next is a job that waits, or nil. It lets the others run a few times before it says so.
+func (w *writer) next() *job {
+	for range groupWait {
+		select {
+		case j := <-w.queue:
+			return j
+		default:
+			runtime.Gosched()
+		}
+	}
+	return nil
 }
 
 // runOne runs a job inside a savepoint, so that its failure undoes its own changes and nobody else's.

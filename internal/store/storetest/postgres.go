@@ -42,8 +42,8 @@ var server = sync.OnceValues(startServer)
 var databases atomic.Int64 // made so far, for their names
 
 // Postgres gives the URL of a new, empty database on a PostgreSQL server of our own: started from Debian's package with a
-// temporary directory, reachable only through a private unix socket, with fsync on. The database goes with the
-// test, the server and its directory with the test process, however that ends.
+// temporary directory, reachable only through a private unix socket, with fsync on. Databases, server and directory go
+// with the test process, however that ends; dropping a database alone would cost a checkpoint per test.
 func Postgres(t testing.TB) (url string) {
 	t.Helper()
 	started, err := server()
@@ -56,19 +56,12 @@ func Postgres(t testing.TB) (url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer admin.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	if _, err := admin.ExecContext(ctx, "CREATE DATABASE "+name); err != nil {
 		t.Fatalf("create database %s: %v", name, err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), startTimeout)
-		defer cancel()
-		_, err := admin.ExecContext(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
-		if err := errors.Join(err, admin.Close()); err != nil {
-			t.Errorf("drop database %s: %v", name, err)
-		}
-	})
 	return databaseURL(dir, name)
 }
 
@@ -77,7 +70,8 @@ func databaseURL(dir, name string) string {
 }
 
 // supervise makes the data directory, runs the server, and waits for the end of its standard input: the pipe whose
-// other end only the test process holds. Then it stops the server by its process id and removes everything. $1 is the
+// other end only the test process holds. Then it ends the server by its process id, at once because
+// nothing is kept, and removes everything. $1 is the
 // folder of the programs, $2 the directory.
 const supervise = `set -e
 cd "$2"
@@ -87,7 +81,7 @@ server=$!
 set +e
 echo started
 cat >/dev/null
-kill -INT "$server" 2>/dev/null
+kill -QUIT "$server" 2>/dev/null
 wait "$server"
 cd /
 rm -rf "$2"
