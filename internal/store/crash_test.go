@@ -40,8 +40,10 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		err = run(ctx, db, os.Stdout)
 	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // child starts this test binary again in a role.
@@ -161,7 +163,7 @@ func crashOnce(t *testing.T, dice *rand.Rand, url string, young bool, acknowledg
 	until := dice.IntN(60)
 	moment := time.AfterFunc(time.Duration(20+dice.IntN(400))*time.Millisecond, func() { _ = command.Process.Kill() }) // the second kill finds nobody
 	if young {
-		moment.Reset(time.Duration(dice.IntN(60)) * time.Millisecond) // around the first migration
+		moment.Reset(time.Duration(dice.IntN(120)) * time.Millisecond) // around the first migration
 	}
 	lines := bufio.NewScanner(output)
 	for lines.Scan() {
@@ -180,8 +182,12 @@ func crashOnce(t *testing.T, dice *rand.Rand, url string, young bool, acknowledg
 		t.Fatalf("the child ended by itself: %v", err)
 	}
 	db := openURL(t, url)
+	pushes := 0
 	for writer := range writers {
-		checkWriter(t, db, writer, acknowledged[writer])
+		pushes += int(checkWriter(t, db, writer, acknowledged[writer]))
+	}
+	if events := countPushes(t, db); events != pushes {
+		t.Errorf("%d events for %d versions", events, pushes)
 	}
 	if err := db.Close(); err != nil {
 		t.Error(err)
@@ -189,14 +195,36 @@ func crashOnce(t *testing.T, dice *rand.Rand, url string, young bool, acknowledg
 	return steps
 }
 
+// countPushes counts the events of versions, and checks that no sequence number is missing.
+func countPushes(t *testing.T, db *store.DB) (count int) {
+	t.Helper()
+	for after := int64(0); ; {
+		some, err := db.Events(t.Context(), "", after, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(some) == 0 {
+			return count
+		}
+		for _, e := range some {
+			if after++; e.Seq != after {
+				t.Fatalf("event %d is missing, %d is there", after, e.Seq)
+			}
+			if e.Kind == "version.pushed" {
+				count++
+			}
+		}
+	}
+}
+
 // checkWriter checks one writer's things: nothing acknowledged is missing, at most one step more is there, and each
-// step is whole - the version with its model's latest, its alias's move and its event.
-func checkWriter(t *testing.T, db *store.DB, writer int, acknowledged api.VersionNumber) {
+// step is whole - the version with its model's latest and its alias's move. It returns how many versions there are.
+func checkWriter(t *testing.T, db *store.DB, writer int, acknowledged api.VersionNumber) api.VersionNumber {
 	t.Helper()
 	ctx := t.Context()
 	m, err := db.Model(ctx, "acme", testVersion(writer, 0).Model)
 	if api.Is(err, api.CodeModelNotFound) && acknowledged == 0 {
-		return
+		return 0
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -218,13 +246,14 @@ func checkWriter(t *testing.T, db *store.DB, writer int, acknowledged api.Versio
 	}
 	rev, _ := testRelease(writer, 0)
 	if acknowledged < 2 {
-		return
+		return m.Latest
 	}
 	releases, err := db.Releases(ctx, "acme", rev.Endpoint, 0, 1000)
 	revisions, revErr := db.Revisions(ctx, "acme", rev.Endpoint, 0, 1000)
 	if err := errors.Join(err, revErr); err != nil || len(releases) != len(revisions) || len(releases) < int(acknowledged/2) {
 		t.Errorf("%s: %d releases of %d revisions for %d versions, %v", rev.Endpoint, len(releases), len(revisions), acknowledged, err)
 	}
+	return m.Latest
 }
 
 // fillDisk is the child whose files may not grow any more: a full disk, for SQLite.
@@ -271,7 +300,9 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = command.Wait() // its status is that of every child; what it printed counts
+	if err := command.Wait(); err != nil {
+		t.Error(err)
+	}
 	faults, last := 0, api.VersionNumber(0)
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "fault storage_unavailable") {

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -161,5 +162,77 @@ func concurrentClaims(t *testing.T, db *store.DB) {
 	})
 	if claimed != 1 {
 		t.Errorf("%d requests claimed the key", claimed)
+	}
+}
+
+// sharedGroup checks that writes which are committed together still fail alone.
+func sharedGroup(t *testing.T, db *store.DB) {
+	together(func(worker int) {
+		for i := range 8 {
+			id := api.TenantID(fmt.Sprintf("t-%d-%d", worker, i))
+			if err := db.PutTenant(t.Context(), api.Tenant{ID: id}); err != nil {
+				t.Errorf("put %s: %v", id, err)
+			}
+			refused(t, api.CodeExists, db.PutTenant(t.Context(), api.Tenant{ID: "acme"}))
+			refused(t, api.CodeBadRequest, db.PutTenant(t.Context(), api.Tenant{ID: id + "\x00"}))
+		}
+	})
+	if all := got(db.Tenants(t.Context()))(t); len(all) != workers*8+1 {
+		t.Errorf("%d tenants, want %d", len(all), workers*8+1)
+	}
+}
+
+// givenUp cancels writes at every moment and checks that each was kept or not, and the others were.
+func givenUp(t *testing.T, db *store.DB) {
+	together(func(worker int) {
+		for i := range 8 {
+			ctx, cancel := context.WithCancel(t.Context())
+			id := api.TenantID(fmt.Sprintf("t-%d-%d", worker, i))
+			ended := make(chan error, 1)
+			go func() { ended <- db.PutTenant(ctx, api.Tenant{ID: id}) }()
+			if worker%2 == 0 {
+				cancel()
+			}
+			err := <-ended
+			if cancel(); err != nil && (worker%2 == 1 || !api.Is(err, api.CodeCanceled)) {
+				t.Errorf("put %s: %v", id, err)
+			}
+			if err == nil {
+				refused(t, api.CodeExists, db.PutTenant(t.Context(), api.Tenant{ID: id}))
+			}
+		}
+	})
+}
+
+// eventOrder follows the events while everybody writes some: a reader that goes on after the last Seq misses none.
+func eventOrder(t *testing.T, db *store.DB) {
+	const each = 20
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		together(func(worker int) {
+			for i := range each {
+				if err := db.AppendEvent(t.Context(), api.Event{Tenant: "acme", Text: fmt.Sprint(worker, i)}); err != nil {
+					t.Errorf("append: %v", err)
+				}
+			}
+		})
+	}()
+	last, over := int64(0), false
+	for !over {
+		select {
+		case <-done:
+			over = true // one more look
+		default:
+		}
+		for _, e := range got(db.Events(t.Context(), "acme", last, 1000))(t) {
+			if e.Seq != last+1 {
+				t.Fatalf("event %d follows %d", e.Seq, last)
+			}
+			last = e.Seq
+		}
+	}
+	if last != workers*each {
+		t.Errorf("saw %d events, want %d", last, workers*each)
 	}
 }

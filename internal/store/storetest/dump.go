@@ -57,6 +57,36 @@ func dumps(t *testing.T, open func(t testing.TB) *store.DB) {
 	}
 }
 
+// dumpWhileWriting checks that a dump is of one moment: in its copy, each model's latest number, alias and versions agree.
+func dumpWhileWriting(t *testing.T, open func(t testing.TB) *store.DB) {
+	from := open(t)
+	must(t, from.PutTenant(t.Context(), api.Tenant{ID: "acme"}))
+	commit(t, from, version("fraud", 0), "live")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		together(func(worker int) {
+			for i := range 10 {
+				if _, _, err := from.CommitVersion(t.Context(), version("fraud", []int{worker, i}), []api.AliasName{"live"}, ""); err != nil {
+					t.Errorf("commit: %v", err)
+				}
+			}
+		})
+	}()
+	dumps := []string{Dump(t, from), Dump(t, from), Dump(t, from)}
+	<-done
+	for _, dump := range dumps {
+		to := open(t)
+		must(t, to.Import(t.Context(), strings.NewReader(dump)))
+		m := got(to.Model(t.Context(), "acme", "fraud"))(t)
+		versions := got(to.Versions(t.Context(), "acme", "fraud", 0, 1000))(t)
+		events := got(to.Events(t.Context(), "acme", 0, 1000))(t)
+		if n := int(m.Latest); len(versions) != n || len(events) != n || chain(t, to, "live") != n || int(m.Aliases[0].Version) != n {
+			t.Errorf("the copy of version %d has %d versions, %d events, alias %+v", n, len(versions), len(events), m.Aliases)
+		}
+	}
+}
+
 // Dump exports a store as text. Equal stores have equal dumps, whatever their database.
 func Dump(t testing.TB, db *store.DB) string {
 	t.Helper()

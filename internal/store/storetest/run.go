@@ -40,6 +40,9 @@ func Run(t *testing.T, open func(t testing.TB) *store.DB) {
 		{"concurrent_aliases", concurrentAliases},
 		{"concurrent_endpoint", concurrentEndpoint},
 		{"concurrent_claims", concurrentClaims},
+		{"shared_group", sharedGroup},
+		{"given_up", givenUp},
+		{"event_order", eventOrder},
 		{"ended_context", endedContext},
 		{"closed", closed},
 	} {
@@ -50,6 +53,7 @@ func Run(t *testing.T, open func(t testing.TB) *store.DB) {
 		})
 	}
 	t.Run("dump", func(t *testing.T) { dumps(t, open) })
+	t.Run("dump_while_writing", func(t *testing.T) { dumpWhileWriting(t, open) })
 	t.Run("walk", func(t *testing.T) {
 		for range 3 {
 			Walk(t, open(t), rand.Uint64(), 400)
