@@ -17,6 +17,7 @@ func each(b *testing.B, run func(b *testing.B, db *store.DB)) {
 			if err := db.PutTenant(b.Context(), api.Tenant{ID: "acme"}); err != nil {
 				b.Fatal(err)
 			}
+			b.ResetTimer()
 			run(b, db)
 		})
 	}

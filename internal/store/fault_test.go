@@ -202,13 +202,13 @@ func eventually(t testing.TB, try func() error) {
 func TestLostConnections(t *testing.T) {
 	url := storetest.Postgres(t)
 	db := openURL(t, url)
-	for i := range 5 {
+	for i := range 20 {
 		id := api.TenantID(fmt.Sprint("t", i))
 		if err := db.PutTenant(t.Context(), api.Tenant{ID: id}); err != nil {
-			t.Fatalf("write %d: %v", i, err)
+			t.Fatalf("write %d: %v: %v", i, err, errors.Unwrap(err))
 		}
 		if all, err := db.Tenants(t.Context()); err != nil || len(all) != i+1 {
-			t.Fatalf("read %d: %v, %v", i, all, err)
+			t.Fatalf("read %d: %v, %v: %v", i, all, err, errors.Unwrap(err))
 		}
 		runSQL(t, "pgx", url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 	}

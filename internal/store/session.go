@@ -70,15 +70,17 @@ func (s session) one(ctx context.Context, query string, args []any, into ...any)
 	return found, err
 }
 
-// read runs a function that only reads. It may be called twice, when the first connection turns out to be gone.
+// read runs a function that only reads. It is called again when a connection turns out to be gone, as all idle ones are
+// after a restart of the server.
 func read[T any](ctx context.Context, db *DB, act string, run func(context.Context, session) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
 	value, err := run(bounded, session{db.reads, db.rebind})
-	if err != nil && bounded.Err() == nil && !isOurs(err) {
-		if _, lost := db.dialect.reason(err); lost {
-			value, err = run(bounded, session{db.reads, db.rebind})
+	for again := 0; again < readersMax && err != nil && bounded.Err() == nil && !isOurs(err); again++ {
+		if _, lost := db.dialect.reason(err); !lost {
+			break
 		}
+		value, err = run(bounded, session{db.reads, db.rebind})
 	}
 	if err != nil {
 		var none T
