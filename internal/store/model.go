@@ -1,0 +1,73 @@
+package store
+
+import (
+	"context"
+
+	"github.com/penstock/penstock/api"
+)
+
+// Model gives a model with its live aliases, by name.
+func (db *DB) Model(ctx context.Context, t api.TenantID, m api.ModelName) (api.Model, error) {
+	return read(ctx, db, "read the model", func(ctx context.Context, s session) (api.Model, error) {
+		found, err := models(ctx, s, `SELECT m.tenant, m.name, m.created, m.latest,
+			COALESCE(a.name, ''), COALESCE(a.version, 0), COALESCE(a.moved, 0), COALESCE(a.moved_by, ''), COALESCE(a.moves, 0)
+			FROM models m LEFT JOIN aliases a ON a.tenant = m.tenant AND a.model = m.name AND a.version > 0
+			WHERE m.tenant = ? AND m.name = ? ORDER BY a.name`, t, m)
+		if err != nil || len(found) == 0 {
+			return api.Model{}, orElse(err, noModel(m))
+		}
+		return found[0], nil
+	})
+}
+
+// Models lists a tenant's models by name, from the first after the one given.
+func (db *DB) Models(ctx context.Context, t api.TenantID, after api.ModelName, limit int) ([]api.Model, error) {
+	return read(ctx, db, "list models", func(ctx context.Context, s session) ([]api.Model, error) {
+		return models(ctx, s, `SELECT m.tenant, m.name, m.created, m.latest,
+			COALESCE(a.name, ''), COALESCE(a.version, 0), COALESCE(a.moved, 0), COALESCE(a.moved_by, ''), COALESCE(a.moves, 0)
+			FROM (SELECT tenant, name, created, latest FROM models WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?) m
+			LEFT JOIN aliases a ON a.tenant = m.tenant AND a.model = m.name AND a.version > 0
+			ORDER BY m.name, a.name`, t, after, page(limit))
+	})
+}
+
+// models folds the rows of one statement, one per model and alias, so that both come from the same moment.
+func models(ctx context.Context, s session, query string, args ...any) ([]api.Model, error) {
+	var all []api.Model
+	err := s.each(ctx, query, args, func(scan func(...any) error) error {
+		m := api.Model{Aliases: []api.Alias{}}
+		var a api.Alias
+		if err := scan(&m.Tenant, &m.Name, &m.Created, &m.Latest, &a.Name, &a.Version, &a.Moved, &a.MovedBy, &a.Moves); err != nil {
+			return err
+		}
+		if len(all) == 0 || all[len(all)-1].Name != m.Name {
+			all = append(all, m)
+		}
+		if last := &all[len(all)-1]; a.Version > 0 {
+			last.Aliases = append(last.Aliases, a)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// needModel gives the model's newest number, or fails when there is no such model.
+func needModel(ctx context.Context, s session, t api.TenantID, m api.ModelName) (latest api.VersionNumber, _ error) {
+	found, err := s.one(ctx, `SELECT latest FROM models WHERE tenant = ? AND name = ?`, []any{t, m}, &latest)
+	if err == nil && !found {
+		return 0, noModel(m)
+	}
+	return latest, err
+}
+
+func noModel(m api.ModelName) error {
+	return api.Fail(api.CodeModelNotFound, string(m), "no such model")
+}
+
+// orElse is the first fault that there is.
+func orElse(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
+}

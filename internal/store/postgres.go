@@ -1,0 +1,130 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/penstock/penstock/api"
+)
+
+// postgres lets several Penstocks share one database. Writes are in groups as on SQLite: see writer.
+type postgres struct{}
+
+// writeLock is the advisory lock that a group of writes holds; the number is only ours by being unlikely.
+const writeLock int64 = 0x70656e73746f636b // "penstock"
+
+func (postgres) open(ctx context.Context, c Config) (reads, writes *sql.DB, _ error) {
+	config, err := pgx.ParseConfig(c.URL)
+	if err != nil { // pgx leaves the password out of this error, but not every other secret
+		return nil, nil, api.Fail(api.CodeBadRequest, "", "the store's URL is not a PostgreSQL URL").
+			WithCure("Use postgres://user@host/database.").Because(err)
+	}
+	config.ConnectTimeout = c.Timeout
+	millis := strconv.FormatInt(c.Timeout.Milliseconds(), 10)
+	for name, value := range map[string]string{
+		"application_name":                    "penstock",
+		"statement_timeout":                   millis,
+		"idle_in_transaction_session_timeout": strconv.FormatInt(2*c.Timeout.Milliseconds(), 10), // frees the lock of a lost server
+	} {
+		if _, set := config.RuntimeParams[name]; !set {
+			config.RuntimeParams[name] = value
+		}
+	}
+	durable := stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		// Acknowledged means on disk, whatever the server's default is; stronger settings stay.
+		_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+		return err
+	})
+	reads, writes = stdlib.OpenDB(*config, durable), stdlib.OpenDB(*config, durable)
+	reads.SetMaxOpenConns(readersMax)
+	reads.SetMaxIdleConns(readersMax)
+	writes.SetMaxOpenConns(1)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	if err := writes.PingContext(ctx); err != nil {
+		return nil, nil, errors.Join(err, reads.Close(), writes.Close())
+	}
+	return reads, writes, nil
+}
+
+func (postgres) begin(ctx context.Context, on querier) error {
+	if _, err := on.ExecContext(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED"); err != nil {
+		return err
+	}
+	_, err := on.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", writeLock)
+	return err
+}
+
+func (postgres) bound(timeout time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), timeout)
+}
+
+func (postgres) bulk(ctx context.Context, on querier) error {
+	_, err := on.ExecContext(ctx, "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+	return err
+}
+
+func (postgres) snapshot() *sql.TxOptions {
+	return &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+}
+
+func (postgres) schema(portable string) string {
+	return strings.NewReplacer(" TEXT ", ` TEXT COLLATE "C" `).Replace(portable)
+}
+
+// rebind numbers the placeholders. The statements are our own and hold no question mark in a text.
+func (postgres) rebind(query string) string {
+	var b strings.Builder
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(n))
+		query = after
+	}
+}
+
+func (postgres) reason(err error) (text string, lost bool) {
+	var fault *pgconn.PgError
+	if errors.As(err, &fault) {
+		switch {
+		case fault.Code == "53100":
+			return "its disk is full", false
+		case fault.Code == "25006":
+			return "it only takes reads", false
+		case fault.Code == "55P03", fault.Code == "57014":
+			return "another process keeps it locked, or it is too slow", false
+		case strings.HasPrefix(fault.Code, "57P"), strings.HasPrefix(fault.Code, "08"):
+			return "its server ended the connection", true
+		case strings.HasPrefix(fault.Code, "28"), strings.HasPrefix(fault.Code, "3D"):
+			return "its server refused the user, password or database name", false
+		case strings.HasPrefix(fault.Code, "42501"):
+			return "the user may not do this there", false
+		}
+		return "PostgreSQL error " + fault.Code, false
+	}
+	var connecting *pgconn.ConnectError
+	if errors.As(err, &connecting) {
+		return "its server cannot be reached", false
+	}
+	var network net.Error
+	if errors.Is(err, driver.ErrBadConn) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		strings.Contains(err.Error(), "conn closed") {
+		return "the connection to its server broke", true
+	}
+	return "", false
+}

@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	sqlitedriver "modernc.org/sqlite" // names itself "sqlite" in database/sql
+	codes "modernc.org/sqlite/lib"
+)
+
+// sqlite keeps everything in one file with its write-ahead log beside it. synchronous=FULL makes every COMMIT wait for
+// the disk; with NORMAL, a loss of power could take back what was acknowledged.
+type sqlite struct{}
+
+func (sqlite) open(_ context.Context, c Config) (reads, writes *sql.DB, _ error) {
+	path, err := sqlitePath(c.URL)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := makeFile(path); err != nil {
+		return nil, nil, err
+	}
+	// The order counts: the wait for locks comes before the change of the journal, which takes one.
+	pragmas := []string{fmt.Sprintf("busy_timeout(%d)", c.Timeout.Milliseconds()), "journal_mode(WAL)", "synchronous(FULL)",
+		"foreign_keys(1)", "trusted_schema(0)", "journal_size_limit(67108864)"}
+	query := url.Values{"_pragma": pragmas}
+	name := (&url.URL{Scheme: "file", Path: path}).String()
+	if writes, err = sql.Open("sqlite", name+"?"+query.Encode()); err != nil {
+		return nil, nil, err
+	}
+	writes.SetMaxOpenConns(1)
+	query["_pragma"] = append(pragmas, "query_only(1)")
+	if reads, err = sql.Open("sqlite", name+"?"+query.Encode()); err != nil {
+		return nil, nil, errors.Join(err, writes.Close())
+	}
+	reads.SetMaxOpenConns(readersMax)
+	reads.SetMaxIdleConns(readersMax)
+	return reads, writes, nil
+}
+
+func sqlitePath(text string) (string, error) {
+	path := strings.TrimPrefix(text, "sqlite:")
+	if strings.HasPrefix(path, "///") {
+		path = strings.TrimPrefix(path, "//")
+	}
+	if path == "" || strings.HasPrefix(path, "//") || strings.HasPrefix(path, ":memory:") || strings.ContainsRune(path, 0) {
+		return "", api.Fail(api.CodeBadRequest, "", "the store's URL names no file").WithCure("Use sqlite:/path/file.db.")
+	}
+	return filepath.Abs(path)
+}
+
+// makeFile creates a missing database file readable by its owner alone (SQLite gives the log the same mode) and waits
+// until the folder's entry is on disk.
+func makeFile(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return api.Fail(api.CodeStorage, "", "the database file cannot be made: %w", err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	return errors.Join(file.Close(), dir.Sync(), dir.Close())
+}
+
+func (sqlite) begin(ctx context.Context, on querier) error {
+	_, err := on.ExecContext(ctx, "BEGIN IMMEDIATE")
+	return err
+}
+
+func (sqlite) bound(time.Duration) (context.Context, context.CancelFunc) {
+	return context.Background(), func() {}
+}
+
+func (sqlite) bulk(context.Context, querier) error { return nil }
+
+func (sqlite) snapshot() *sql.TxOptions { return nil }
+
+func (sqlite) schema(portable string) string {
+	return strings.NewReplacer("BIGINT", "INTEGER", "/*STRICT*/", "STRICT").Replace(portable)
+}
+
+func (sqlite) rebind(query string) string { return query }
+
+func (sqlite) reason(err error) (text string, lost bool) {
+	var fault *sqlitedriver.Error
+	if !errors.As(err, &fault) {
+		return "", false
+	}
+	switch fault.Code() & 0xff { // the low byte is the primary code
+	case codes.SQLITE_FULL:
+		return "the disk is full", false
+	case codes.SQLITE_READONLY, codes.SQLITE_PERM:
+		return "the file may not be written", false
+	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED:
+		return "another process keeps it locked", false
+	case codes.SQLITE_IOERR:
+		return "the disk reported an error", false
+	case codes.SQLITE_CORRUPT:
+		return "the file is damaged", false
+	case codes.SQLITE_NOTADB:
+		return "the file is not a database", false
+	case codes.SQLITE_CANTOPEN:
+		return "the file cannot be opened", false
+	}
+	return fmt.Sprintf("SQLite error %d", fault.Code()), false
+}

@@ -1,0 +1,273 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// The bounds of the queue of writes.
+const (
+	queueMax  = 1024 // writes that wait; when it is full, callers wait to enter until their time is up
+	groupMax  = 128  // writes that share one transaction
+	groupWait = 4    // times that the others may run before a group closes; lets those just acknowledged come back
+	beginMax  = 2    // tries to begin, for a connection that went away while nobody used it
+)
+
+var errClosed = errors.New("the store is closed")
+
+// The states of a job. Who moves it from waiting decides: the writer takes it, or the caller gives up.
+const (
+	jobWaiting int32 = iota
+	jobTaken
+	jobGivenUp
+)
+
+// job is one caller's write function with room for its result, which is read only after done is closed.
+type job struct {
+	run   func(context.Context, session) (any, error)
+	alone bool // streams much: runs in a transaction of its own without the usual time limit
+	state atomic.Int32
+	done  chan struct{}
+	value any
+	err   error
+}
+
+// writer owns the one connection that writes. Functions that wait at the same time run one after another in a single
+// transaction, each inside a savepoint, so each fails alone; all are acknowledged after the one COMMIT. On PostgreSQL
+// the transaction first takes a lock that every Penstock on that database takes, so there too one group writes at a time:
+// no function ever sees another's half, sequence numbers become visible in order, and nothing needs a retry.
+type writer struct {
+	db      *DB
+	queue   chan *job
+	closing chan struct{}
+	stopped chan struct{}
+}
+
+func newWriter(db *DB) *writer {
+	w := &writer{db: db, queue: make(chan *job, queueMax), closing: make(chan struct{}), stopped: make(chan struct{})}
+	go w.loop()
+	return w
+}
+
+// write runs a function in a transaction and returns after the commit. The function must not touch variables outside
+// itself: it may still be running when the caller has given up.
+func write[T any](ctx context.Context, db *DB, act string, run func(context.Context, session) (T, error)) (T, error) {
+	return submit(ctx, db, act, db.timeout, &job{run: func(ctx context.Context, s session) (any, error) { return run(ctx, s) }},
+		func(value any) T { return value.(T) })
+}
+
+// change is write for functions without a result.
+func change(ctx context.Context, db *DB, act string, run func(context.Context, session) error) error {
+	_, err := write(ctx, db, act, func(ctx context.Context, s session) (struct{}, error) { return struct{}{}, run(ctx, s) })
+	return err
+}
+
+func submit[T any](ctx context.Context, db *DB, act string, limit time.Duration, j *job, as func(any) T) (none T, _ error) {
+	j.done = make(chan struct{})
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := bounded.Err(); err != nil {
+		return none, db.fault(ctx, act, err)
+	}
+	select {
+	case <-db.writer.closing: // asked first, because the queue may have room too
+		return none, db.fault(ctx, act, errClosed)
+	default:
+	}
+	select {
+	case db.writer.queue <- j:
+	case <-db.writer.closing:
+		return none, db.fault(ctx, act, errClosed)
+	case <-bounded.Done():
+		return none, db.fault(ctx, act, bounded.Err())
+	}
+	select {
+	case <-j.done:
+	case <-db.writer.stopped:
+		select {
+		case <-j.done:
+		default:
+			return none, db.fault(ctx, act, errClosed)
+		}
+	case <-bounded.Done():
+		if j.state.CompareAndSwap(jobWaiting, jobGivenUp) {
+			return none, db.fault(ctx, act, bounded.Err())
+		}
+		select { // it is being written: an answer that is there counts
+		case <-j.done:
+		default:
+			return none, db.fault(ctx, act, fmt.Errorf("it may still be kept: %w", bounded.Err()))
+		}
+	}
+	if j.err != nil {
+		return none, db.fault(ctx, act, j.err)
+	}
+	return as(j.value), nil
+}
+
+func (w *writer) loop() {
+	defer close(w.stopped)
+	for {
+		select {
+		case first := <-w.queue:
+			w.group(first)
+		case <-w.closing:
+			for { // what already waits is refused, not lost: nobody was told that it is kept
+				select {
+				case j := <-w.queue:
+					if j.take() {
+						j.finish(errClosed)
+					}
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (w *writer) close(limit time.Duration) error {
+	close(w.closing)
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-w.stopped:
+		return nil
+	case <-timer.C:
+		return errors.New("a write is still waiting for the disk")
+	}
+}
+
+// take makes the job the writer's. It fails when the caller has given up, who was told that nothing was done.
+func (j *job) take() bool { return j.state.CompareAndSwap(jobWaiting, jobTaken) }
+
+func (j *job) finish(err error) {
+	if err != nil {
+		j.err = err
+	}
+	close(j.done)
+}
+
+// group runs the first job and those that wait in one transaction, and acknowledges them all after its commit.
+func (w *writer) group(first *job) {
+	limit := w.db.timeout
+	if first.alone {
+		limit = bulkTimeout
+	}
+	ctx, cancel := w.db.dialect.bound(limit)
+	defer cancel()
+	conn, err := w.begin(ctx)
+	if err != nil {
+		if first.take() {
+			first.finish(err)
+		}
+		return
+	}
+	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind}, first)
+	if err == nil {
+		if _, err = conn.ExecContext(ctx, "COMMIT"); err != nil {
+			err = fmt.Errorf("commit: %w", err)
+		}
+	}
+	if err != nil {
+		conn.discard() // nothing of a transaction whose disk or server failed is trusted or acknowledged
+	}
+	conn.Close()
+	for _, j := range taken {
+		j.finish(err)
+	}
+	if late != nil {
+		w.group(late)
+	}
+}
+
+// runAll runs jobs until none waits or the group is full. An error means that the transaction is lost as a whole. Late
+// is a job that was met in the queue but must run alone.
+func (w *writer) runAll(ctx context.Context, s session, first *job) (taken []*job, late *job, err error) {
+	if first.alone {
+		if err = w.db.dialect.bulk(ctx, s.on); err == nil && first.take() {
+			taken, err = []*job{first}, w.runOne(ctx, s, first)
+		}
+		return taken, nil, err
+	}
+	for next := first; next != nil; next = w.next() {
+		if next.alone {
+			return taken, next, nil
+		}
+		if !next.take() {
+			continue
+		}
+		taken = append(taken, next)
+		if err := w.runOne(ctx, s, next); err != nil || len(taken) == groupMax {
+			return taken, nil, err
+		}
+	}
+	return taken, nil, nil
+}
+
+// next is a job that waits, or nil. It lets the others run a few times before it says so.
+func (w *writer) next() *job {
+	for range groupWait {
+		select {
+		case j := <-w.queue:
+			return j
+		default:
+			runtime.Gosched()
+		}
+	}
+	return nil
+}
+
+// runOne runs a job inside a savepoint, so that its failure undoes its own changes and nobody else's.
+func (w *writer) runOne(ctx context.Context, s session, j *job) error {
+	if _, err := s.on.ExecContext(ctx, "SAVEPOINT job"); err != nil {
+		return fmt.Errorf("savepoint: %w", err)
+	}
+	if j.value, j.err = j.run(ctx, s); j.err != nil {
+		if _, err := s.on.ExecContext(ctx, "ROLLBACK TO SAVEPOINT job"); err != nil {
+			return fmt.Errorf("roll back after %w: %w", j.err, err)
+		}
+	}
+	if _, err := s.on.ExecContext(ctx, "RELEASE SAVEPOINT job"); err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	return nil
+}
+
+// connection is a pooled connection that can be thrown away instead of going back.
+type connection struct {
+	querier
+	raw interface {
+		Raw(func(any) error) error
+		Close() error
+	}
+}
+
+func (c connection) Close() { _ = c.raw.Close() } // closing gives it back to the pool; its errors were seen before
+
+// discard makes the pool drop the connection, and with it the open transaction.
+func (c connection) discard() { _ = c.raw.Raw(func(any) error { return driver.ErrBadConn }) }
+
+func (w *writer) begin(ctx context.Context) (c connection, err error) {
+	for range beginMax {
+		conn, connErr := w.db.writes.Conn(ctx)
+		if connErr != nil {
+			return c, fmt.Errorf("connect: %w", connErr)
+		}
+		c = connection{querier: conn, raw: conn}
+		if err = w.db.dialect.begin(ctx, conn); err == nil {
+			return c, nil
+		}
+		c.discard()
+		c.Close()
+		if _, lost := w.db.dialect.reason(err); !lost {
+			break
+		}
+	}
+	return c, fmt.Errorf("begin: %w", err)
+}
