@@ -68,8 +68,9 @@ type conn struct {
 	net.Conn
 	once  sync.Once
 	leave func()
-	watch watch
-	odd   atomic.Bool
+	watch watch        // touched by the reading side alone
+	doubt atomic.Int64 // which request of the connection is in doubt, from 1; 0 for none
+	asked atomic.Int64 // requests that the guard saw
 }
 
 func (c *conn) Close() error {
@@ -80,7 +81,7 @@ func (c *conn) Close() error {
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.watch.feed(b[:n]) {
-		c.odd.Store(true)
+		c.doubt.Store(c.watch.requests)
 	}
 	return n, err
 }
@@ -95,8 +96,12 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// smuggled reports whether a header whose length is in doubt came over the request's connection.
+// smuggled reports whether the request is one whose length is in doubt, or comes behind one. It is asked once a request.
 func smuggled(r *http.Request) bool {
 	c, ok := r.Context().Value(connKey{}).(*conn)
-	return ok && c.odd.Load()
+	if !ok {
+		return false
+	}
+	asked, doubt := c.asked.Add(1), c.doubt.Load()
+	return doubt != 0 && asked >= doubt
 }

@@ -124,6 +124,8 @@ func (c Config) HTTP(h http.Handler, log *slog.Logger) *http.Server {
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: int(c.StreamsPerConn)},
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ConnContext:    connContext,
+
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" would pass by the guard
 	}
 }
 

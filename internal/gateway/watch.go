@@ -10,13 +10,14 @@ import (
 // the framing alone and forgets what passed. What it cannot follow counts as found; TLS and HTTP/2 are left alone, as their
 // framing has no such doubt.
 type watch struct {
-	state  watchState
-	line   [64]byte // the beginning of the present line
-	seen   int      // of the present line
-	lines  int      // of the present header
-	left   int64    // bytes of body or chunk still to pass
-	length int64    // Content-Length, -1 when none
-	coded  bool     // Transfer-Encoding was there
+	state    watchState
+	requests int64    // begun, with the present one
+	line     [64]byte // the beginning of the present line
+	seen     int      // of the present line
+	lines    int      // of the present header
+	left     int64    // bytes of body or chunk still to pass
+	length   int64    // Content-Length, -1 when none
+	coded    bool     // Transfer-Encoding was there
 }
 
 type watchState uint8
@@ -91,6 +92,7 @@ func (w *watch) take(line []byte) bool {
 	w.lines++
 	switch {
 	case w.lines == 1:
+		w.requests++
 		w.length, w.coded = -1, false
 		if bytes.HasPrefix(line, []byte("PRI * HTTP/2")) {
 			w.state = watchOff
