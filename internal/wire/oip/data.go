@@ -54,8 +54,9 @@ func (d *decoder) data(t *tensor.Tensor) error {
 // elements fills a tensor: out is what is still to be written, or for BYTES what was.
 type elements struct {
 	*scanner
-	t   *tensor.Tensor
-	out []byte
+	t      *tensor.Tensor
+	out    []byte
+	number decimal // the last
 }
 
 // array reads one array whose opening bracket was read, and the arrays in it.
@@ -138,11 +139,11 @@ func (e *elements) element() error {
 		e.out = e.out[1:]
 		return nil
 	}
-	d, err := e.number()
-	if err != nil {
+	d := &e.number
+	if err := e.scanner.number(d); err != nil {
 		return err
 	}
-	if !e.store(&d) {
+	if !e.store(d) {
 		return api.Fail(api.CodeBadTensor, "", "input %q: %s is not a number that %s holds (byte %d)", clip(e.t.Name), clip(string(d.text)), e.t.Type, e.i)
 	}
 	return nil

@@ -311,8 +311,8 @@ func (d *decoder) shape(t *tensor.Tensor) error {
 		if len(t.Shape) == tensor.MaxRank {
 			return d.fail("a shape has more dimensions than the limit of %d", tensor.MaxRank)
 		}
-		n, err := d.number()
-		if err != nil {
+		var n decimal
+		if err := d.number(&n); err != nil {
 			return err
 		}
 		size, ok := n.signed(64)

@@ -16,34 +16,35 @@ type decimal struct {
 	exact    bool // all digits fitted the mantissa
 }
 
-// number scans one number by JSON's grammar, and gathers its digits on the way.
-func (s *scanner) number() (decimal, error) {
-	s.space()
+// number scans one number by JSON's grammar into d, and gathers its digits on the way.
+func (s *scanner) number(d *decimal) error {
+	s.peek()
 	b, i := s.b, s.i
-	d := decimal{integer: true}
+	*d = decimal{integer: true}
 	if i < len(b) && b[i] == '-' {
 		d.negative = true
 		i++
 	}
 	digits := i
+	mantissa := uint64(0)
 	for i < len(b) && b[i]-'0' <= 9 {
-		d.mantissa = d.mantissa*10 + uint64(b[i]-'0')
+		mantissa = mantissa*10 + uint64(b[i]-'0')
 		i++
 	}
 	whole := i - digits
 	if whole == 0 || whole > 1 && b[digits] == '0' {
-		return d, s.unexpected("a number without leading zeros")
+		return s.unexpected("a number without leading zeros")
 	}
 	count := whole
 	if i < len(b) && b[i] == '.' {
 		i++
 		fraction := i
 		for i < len(b) && b[i]-'0' <= 9 {
-			d.mantissa = d.mantissa*10 + uint64(b[i]-'0')
+			mantissa = mantissa*10 + uint64(b[i]-'0')
 			i++
 		}
 		if i == fraction {
-			return d, s.fail("a number ends after its point")
+			return s.fail("a number ends after its point")
 		}
 		d.exponent, d.integer = fraction-i, false
 		count += i - fraction
@@ -51,18 +52,18 @@ func (s *scanner) number() (decimal, error) {
 	if i < len(b) && b[i]|0x20 == 'e' {
 		power, end := exponent(b, i+1)
 		if end < 0 {
-			return d, s.fail("a number ends after its exponent mark")
+			return s.fail("a number ends after its exponent mark")
 		}
 		d.exponent += power
 		d.integer, i = false, end
 	}
-	d.exact = count <= 19
+	d.mantissa, d.exact = mantissa, count <= 19
 	d.text = b[s.i:i]
 	if len(d.text) > maxNumber {
-		return d, s.fail("a number has %d characters, limit %d", len(d.text), maxNumber)
+		return s.fail("a number has %d characters, limit %d", len(d.text), maxNumber)
 	}
 	s.i = i
-	return d, nil
+	return nil
 }
 
 // exponent reads the digits after e; end is -1 when there are none. Huge powers are held at a value that is huge enough.
@@ -117,13 +118,23 @@ func (d *decimal) float64() (float64, bool) {
 	return f, err == nil
 }
 
-// float32 converts to the nearest float32. Going through float64 rounds twice, which is wrong only when the first
-// rounding lands exactly between two float32; then, and outside the normal range, the library does it from the text.
+// float32 converts to the nearest float32, by way of a float64 that is at most two units in its last place away from the
+// number. That decides the float32 unless it comes to lie about halfway between two of them; then, and outside the normal
+// range, the library does it from the text.
 func (d *decimal) float32() (float32, bool) {
-	if f, ok := d.quick(); ok {
-		const between, low = 1 << 28, 1<<29 - 1
-		size := math.Abs(f)
-		if f == 0 || size >= 0x1p-126 && size <= math.MaxFloat32 && math.Float64bits(f)&low != between {
+	if d.exact && d.exponent >= -22 && d.exponent <= 22 {
+		const half, low, near = 1 << 28, 1<<29 - 1, 4
+		f := float64(d.mantissa)
+		if d.exponent < 0 {
+			f /= powers[-d.exponent]
+		} else {
+			f *= powers[d.exponent]
+		}
+		rest := math.Float64bits(f) & low
+		if f == 0 || f >= 0x1p-126 && f <= math.MaxFloat32 && (rest < half-near || rest > half+near) {
+			if d.negative {
+				f = -f
+			}
 			return float32(f), true
 		}
 	}

@@ -87,7 +87,7 @@ func (d *decoder) value(key []byte) (v value, err error) {
 		v.text, err = d.str()
 	case c == '-' || '0' <= c && c <= '9':
 		v.kind = 'n'
-		v.number, err = d.number()
+		err = d.number(&v.number)
 	case c == '[' || c == '{':
 		err = d.fail("parameter %q must be a string, a number or a boolean", clip(string(key)))
 	default:

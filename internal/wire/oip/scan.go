@@ -42,6 +42,13 @@ func (s *scanner) space() {
 
 // peek skips space and gives the next byte, 0 at the end.
 func (s *scanner) peek() byte {
+	if s.i < len(s.b) && s.b[s.i] > ' ' {
+		return s.b[s.i]
+	}
+	return s.peekSpace()
+}
+
+func (s *scanner) peekSpace() byte {
 	s.space()
 	if s.i < len(s.b) {
 		return s.b[s.i]
@@ -226,8 +233,7 @@ func (s *scanner) skip(depth int) error {
 	case c == '[' || c == '{':
 		return s.skipMembers(c, depth)
 	case c == '-' || '0' <= c && c <= '9':
-		_, err := s.number()
-		return err
+		return s.number(new(decimal))
 	}
 	_, err := s.word()
 	return err
