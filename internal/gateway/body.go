@@ -27,8 +27,9 @@ const bodyAlign = 64
 type Body struct {
 	Data  []byte
 	s     *Server
-	block []byte
+	block *[]byte // the memory, whole
 	held  int64
+	pace  paced
 }
 
 // Release gives the body's memory back.
@@ -36,14 +37,23 @@ func (b *Body) Release() {
 	if b.s == nil {
 		return
 	}
+	b.drop()
+	*b = Body{}
+}
+
+// drop gives the block back and keeps the rest.
+func (b *Body) drop() {
 	b.s.inFlight.Add(-b.held)
+	b.held = 0
+	if b.block == nil {
+		return
+	}
 	for i, size := range bodyClasses {
-		if cap(b.block) == size {
-			block := b.block[:0]
-			b.s.bodies[i].Put(&block)
+		if cap(*b.block) == size {
+			b.s.bodies[i].Put(b.block)
 		}
 	}
-	*b = Body{s: b.s}
+	b.block = nil
 }
 
 // ReadBody reads a request's whole body, at most limit bytes of it, decoded when it is compressed. The memory grows with
@@ -54,37 +64,36 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 	if r.ContentLength > limit {
 		return b, tooLarge(limit)
 	}
-	reader, err := s.inflate(w, r, limit)
+	b.pace = paced{body: r.Body, control: http.NewResponseController(w), grace: s.config.BodyGrace, rate: s.config.BodyBytesPerSec, started: time.Now()}
+	reader, err := s.inflate(r, b, limit)
 	if err != nil {
 		return b, err
 	}
-	expect := r.ContentLength
-	if reader.inflated || expect < 0 {
-		expect = 4 << 10
+	// One byte more than announced, so that the end is seen without another step; nothing is believed of a compressed body.
+	most, first := limit+1, int64(4<<10)
+	if r.ContentLength >= 0 && reader == &b.pace {
+		most = r.ContentLength + 1
+		first = min(most, firstBody)
 	}
-	pad := int(-lead & (bodyAlign - 1))
-	if err := b.grow(pad, int(min(expect, firstBody))+pad+1); err != nil {
+	pad := -lead & (bodyAlign - 1)
+	if err := b.grow(0, first+pad); err != nil {
 		return b, err
 	}
 	for n := pad; ; {
-		if n == cap(b.block) {
-			// One byte more than announced, so that the end is seen without another step.
-			next := min(int64(cap(b.block))*4, limit+int64(pad)+1)
-			if !reader.inflated && r.ContentLength >= 0 {
-				next = min(next, r.ContentLength+int64(pad)+1)
-			}
-			if err := b.grow(n, int(max(next, int64(n)+1))); err != nil {
+		size := int64(len(*b.block))
+		if n == size {
+			if err := b.grow(n, max(n+1, min(4*size, most+pad))); err != nil {
 				return b, err
 			}
 		}
-		got, err := reader.Read(b.block[n:cap(b.block)])
-		n += got
-		if int64(n-pad) > limit {
+		got, err := reader.Read((*b.block)[n:])
+		n += int64(got)
+		if n-pad > limit {
 			return b, tooLarge(limit)
 		}
 		if err == io.EOF {
-			reader.done()
-			b.Data = b.block[pad:n:n]
+			b.pace.done()
+			b.Data = (*b.block)[pad:n:n]
 			return b, nil
 		}
 		if err != nil {
@@ -94,32 +103,35 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 }
 
 // grow makes room for size bytes and keeps the first n.
-func (b *Body) grow(n, size int) error {
-	block := b.s.block(size)
-	add := int64(cap(block))
-	if now := b.s.inFlight.Add(add); now > b.s.config.InFlightBytes {
-		b.s.inFlight.Add(-add)
+func (b *Body) grow(n, size int64) error {
+	block := b.s.take(size)
+	next := Body{s: b.s, block: block, held: int64(cap(*block))}
+	if now := b.s.inFlight.Add(next.held); now > b.s.config.InFlightBytes {
+		next.drop()
 		return api.Fail(api.CodeQueueFull, "", "request bodies in memory are at the limit of %d bytes", b.s.config.InFlightBytes)
 	}
-	copy(block[:n], b.block[:min(n, cap(b.block))])
-	old := Body{s: b.s, block: b.block, held: b.held}
-	old.Release()
-	b.block, b.held = block[:cap(block)], add
+	if b.block != nil {
+		copy((*block)[:n], *b.block)
+	}
+	b.drop()
+	b.block, b.held = next.block, next.held
 	return nil
 }
 
-// block takes pooled memory of at least size bytes.
-func (s *Server) block(size int) []byte {
+// take gives memory of at least size bytes, from a pool where there is one for the size.
+func (s *Server) take(size int64) *[]byte {
 	for i, class := range bodyClasses {
-		if size > class {
+		if size > int64(class) {
 			continue
 		}
 		if p, ok := s.bodies[i].Get().(*[]byte); ok {
-			return *p
+			return p
 		}
-		return make([]byte, 0, class)
+		block := make([]byte, class)
+		return &block
 	}
-	return make([]byte, 0, size)
+	block := make([]byte, size)
+	return &block
 }
 
 func tooLarge(limit int64) error {
@@ -140,44 +152,33 @@ func readFault(err error) error {
 	return api.Fail(api.CodeBadRequest, "", "the body could not be read").Because(err)
 }
 
-// bodyReader reads a body under its minimum rate.
-type bodyReader struct {
-	io.Reader
-	inflated bool
-	paced    *paced
-}
-
-func (b bodyReader) done() { b.paced.done() }
-
 // inflate puts the decoder before a compressed body. One coding is taken, and no more than limit bytes of its result.
-func (s *Server) inflate(w http.ResponseWriter, r *http.Request, limit int64) (bodyReader, error) {
-	p := &paced{body: r.Body, control: http.NewResponseController(w), grace: s.config.BodyGrace, rate: s.config.BodyBytesPerSec, started: time.Now()}
-	plain := bodyReader{Reader: p, paced: p}
+func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, error) {
 	encodings := r.Header["Content-Encoding"]
 	if len(encodings) == 0 {
-		return plain, nil
+		return &b.pace, nil
 	}
 	coding := strings.ToLower(strings.TrimSpace(strings.Join(encodings, ",")))
 	var decoder io.Reader
 	var err error
 	switch coding {
 	case "", "identity":
-		return plain, nil
+		return &b.pace, nil
 	case "gzip":
 		var z *gzip.Reader
-		if z, err = gzip.NewReader(p); err == nil {
-			z.Multistream(false) // one member: a chain of them is a way around the ratio
+		if z, err = gzip.NewReader(&b.pace); err == nil {
+			z.Multistream(false) // one member is what a client sends; a chain of them is somebody's trick
 			decoder = z
 		}
 	case "deflate":
-		decoder, err = zlib.NewReader(p)
+		decoder, err = zlib.NewReader(&b.pace)
 	default:
-		return plain, api.Fail(api.CodeBadRequest, "", "Content-Encoding must be one of gzip and deflate, once")
+		return nil, api.Fail(api.CodeBadRequest, "", "Content-Encoding must be one of gzip and deflate, once")
 	}
 	if err != nil {
-		return plain, api.Fail(api.CodeBadRequest, "", "the body is not valid %s", coding).Because(err)
+		return nil, api.Fail(api.CodeBadRequest, "", "the body is not valid %s", coding).Because(err)
 	}
-	return bodyReader{Reader: &ratio{from: decoder, packed: p, most: s.config.InflateRatio, limit: limit}, inflated: true, paced: p}, nil
+	return &ratio{from: decoder, packed: &b.pace, most: s.config.InflateRatio, limit: limit}, nil
 }
 
 // paced sets the connection's read deadline ahead of every read, so that a body must keep its minimum rate.

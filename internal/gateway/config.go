@@ -9,12 +9,12 @@ import (
 
 // Config names every limit of the data plane. DefaultConfig fills it; Validate reports all faults at once.
 type Config struct {
-	HeaderBytes     int   // bytes of a request's header or metadata; default 64 KiB
-	JSONBytes       int64 // bytes of a JSON body, and of the JSON part of a binary one; default 32 MiB
-	TensorBytes     int64 // bytes of a binary body or a gRPC message; default 256 MiB, at most 2^31-1
-	InFlightBytes   int64 // bytes of all HTTP bodies being read or answered at once; default 2 GiB
-	InflateRatio    int64 // how many times its size a compressed body may become; default 100
-	StreamsPerConn  uint32
+	HeaderBytes     int           // bytes of a request's header or metadata; default 64 KiB
+	JSONBytes       int64         // bytes of a JSON body, and of the JSON part of a binary one; default 32 MiB
+	TensorBytes     int64         // bytes of a binary body or a gRPC message; default 256 MiB, at most 2^31-1
+	InFlightBytes   int64         // bytes of all HTTP bodies being read or answered at once; default 2 GiB
+	InflateRatio    int64         // how many times its size a compressed body may become; default 100
+	StreamsPerConn  uint32        // requests at once on one HTTP/2 or gRPC connection; default 100
 	ConnsPerAddress int           // open connections from one address; default 256
 	HeaderTimeout   time.Duration // to read a request's header, and for a gRPC handshake; default 10 s
 	IdleTimeout     time.Duration // how long a connection may wait for the next request; default 60 s

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -43,7 +44,7 @@ type Server struct {
 	guard    Guard
 	ready    func() bool
 	log      *slog.Logger
-	mux      *http.ServeMux
+	mounts   []mount
 	grpc     *grpc.Server
 	open     map[string]bool // gRPC methods that need no key
 	inFlight atomic.Int64    // bytes of bodies held
@@ -58,7 +59,7 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{config: o.Config, guard: o.Guard, ready: o.Ready, log: o.Log, mux: http.NewServeMux()}
+	s := &Server{config: o.Config, guard: o.Guard, ready: o.Ready, log: o.Log}
 	s.open = map[string]bool{
 		grpc_health_v1.Health_Check_FullMethodName: true,
 		grpc_health_v1.Health_Watch_FullMethodName: true,
@@ -70,7 +71,7 @@ func New(o Options) (*Server, error) {
 		grpc.MaxHeaderListSize(uint32(o.Config.HeaderBytes)),
 		grpc.MaxConcurrentStreams(o.Config.StreamsPerConn),
 		grpc.ConnectionTimeout(o.Config.HeaderTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: o.Config.IdleTimeout, Timeout: o.Config.HeaderTimeout}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: o.Config.IdleTimeout, Time: o.Config.IdleTimeout, Timeout: o.Config.HeaderTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Config.HeaderTimeout, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
@@ -84,14 +85,34 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// Handle attaches an HTTP protocol under a pattern of http.ServeMux.
-func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+// mount is an HTTP protocol and the prefix of its paths.
+type mount struct {
+	prefix  string
+	handler http.Handler
+}
+
+// Handle attaches an HTTP protocol to a path and everything below it. It must not be called once the server serves.
+func (s *Server) Handle(prefix string, h http.Handler) {
+	s.mounts = append(s.mounts, mount{prefix: prefix, handler: h})
+}
 
 // Open lets a gRPC method be called without a key. It must not be called once the server serves.
 func (s *Server) Open(fullMethod string) { s.open[fullMethod] = true }
 
 // Handler answers the attached HTTP protocols' paths.
-func (s *Server) Handler() http.Handler { return s.mux }
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.route) }
+
+// route finds the protocol of a path. There are a handful, and each routes below its prefix by itself.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) {
+	for i := range s.mounts {
+		rest, ok := strings.CutPrefix(r.URL.Path, s.mounts[i].prefix)
+		if ok && (rest == "" || rest[0] == '/') {
+			s.mounts[i].handler.ServeHTTP(w, r)
+			return
+		}
+	}
+	NotFound(w)
+}
 
 // GRPC is the gRPC server that protocols register on and that server starts.
 func (s *Server) GRPC() *grpc.Server { return s.grpc }

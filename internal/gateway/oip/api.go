@@ -17,7 +17,8 @@ import (
 // Server is what answers the calls: serve's walk. Errors are *api.Error; names that the principal's tenant does not have
 // are CodeEndpointNotFound or CodeVersionNotFound, whoever else has them.
 type Server interface {
-	// Infer answers one call. The call's tensors are not read after it returned; the answer must be released.
+	// Infer answers one call. Neither the call nor its tensors may be kept or read after it returned: their memory serves
+	// the next request (its strings may be kept, as any). The answer is released when it was written.
 	Infer(ctx context.Context, call *serve.Call) (*serve.Answer, error)
 
 	// Describe tells what serves under an endpoint's name; version may be empty.
@@ -49,7 +50,6 @@ func Attach(g *gateway.Server, o Options) {
 	p := &protocol{gateway: g, server: o.Server, name: o.Name, version: o.Version, log: g.Log()}
 	p.requests.New = func() any { return new(scratch) }
 	g.Handle("/v2", p)
-	g.Handle("/v2/", p)
 	g.Open(wire.GRPCInferenceService_ServerLive_FullMethodName)
 	g.Open(wire.GRPCInferenceService_ServerReady_FullMethodName)
 	register(g.GRPC(), p)

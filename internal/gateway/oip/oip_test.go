@@ -30,7 +30,13 @@ type walk struct {
 	fail   error
 	output func(*serve.Call) []tensor.Tensor
 	ready  bool
+	quiet  bool // remember nothing
 }
+
+var (
+	acme        = &api.Principal{Tenant: "acme", Key: "k1", Scopes: []api.Scope{api.ScopeInfer}}
+	quietAnswer = serve.Answer{Model: "digits", Version: 3, Variant: "main"}
+)
 
 var echoSignature = api.Signature{
 	Inputs:  []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1, 4}}},
@@ -40,6 +46,11 @@ var echoSignature = api.Signature{
 func (f *walk) Infer(ctx context.Context, call *serve.Call) (*serve.Answer, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.quiet {
+		answer := quietAnswer
+		answer.Outputs = call.Inputs
+		return &answer, nil
+	}
 	if _, err := f.Describe(call.Principal, call.Endpoint, call.Version); err != nil {
 		return nil, err
 	}
@@ -82,7 +93,7 @@ func (f *walk) Authenticate(authorization []string) (*api.Principal, error) {
 	if len(authorization) == 1 {
 		switch authorization[0] {
 		case "Bearer acme-key":
-			return &api.Principal{Tenant: "acme", Key: "k1", Scopes: []api.Scope{api.ScopeInfer}}, nil
+			return acme, nil
 		case "Bearer beta-key":
 			return &api.Principal{Tenant: "beta", Key: "k2", Scopes: []api.Scope{api.ScopeInfer}}, nil
 		}

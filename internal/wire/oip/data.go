@@ -8,9 +8,9 @@ import (
 	"github.com/penstock/penstock/internal/tensor"
 )
 
-// data parses the "data" of an input, nested as its shape or flat, straight into the tensor's little-endian bytes. The
+// elements parses the "data" of an input, nested as its shape or flat, straight into the tensor's little-endian bytes. The
 // scanner stands at the value; shape and type are known and checked.
-func (d *decoder) data(t *tensor.Tensor) error {
+func (d *decoder) elements(t *tensor.Tensor) error {
 	n, err := tensor.Elements(t.Shape)
 	if err != nil {
 		return badTensor(t.Name, err)
@@ -26,7 +26,8 @@ func (d *decoder) data(t *tensor.Tensor) error {
 	if err := d.expect('[', "'[' of the data"); err != nil {
 		return err
 	}
-	e := elements{scanner: &d.scanner, t: t}
+	e := &d.data
+	e.scanner, e.t = &d.scanner, t
 	if t.Type != tensor.Bytes {
 		e.out = d.r.take(int(n) * t.Type.Size())
 		t.Data = e.out
@@ -36,8 +37,7 @@ func (d *decoder) data(t *tensor.Tensor) error {
 	}
 	dims := t.Shape
 	if d.peek() != '[' || len(dims) < 2 {
-		flat := [1]int64{n}
-		err = e.array(flat[:])
+		err = e.run(n)
 	} else {
 		err = e.array(dims)
 	}

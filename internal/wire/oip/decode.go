@@ -18,7 +18,8 @@ func (r *Request) DecodeHTTP(body []byte, header int) error {
 	if header > len(body) {
 		return api.Fail(api.CodeBadRequest, "", "Inference-Header-Content-Length is %d, the body has only %d bytes", header, len(body))
 	}
-	d := decoder{scanner: scanner{b: body[:header]}, r: r, tail: body[header:]}
+	d := &r.json
+	d.scanner, d.r, d.tail = scanner{b: body[:header], scratch: d.scratch}, r, body[header:]
 	if err := d.request(); err != nil {
 		return err
 	}
@@ -68,6 +69,16 @@ type decoder struct {
 	r    *Request
 	tail []byte   // binary data not yet given to an input
 	seen [][]byte // names of the parameters of one object
+	data elements
+}
+
+// forget lets go of the body.
+func (d *decoder) forget() {
+	clear(d.seen[:cap(d.seen)])
+	*d = decoder{scanner: scanner{scratch: d.scratch[:0]}, seen: d.seen[:0]}
+	if cap(d.scratch) > firstBlock {
+		d.scratch = nil
+	}
 }
 
 // The fields of the objects, as bits: each may stand once.
@@ -132,9 +143,9 @@ func (d *decoder) request() error {
 		case fieldParameters:
 			err = d.parameters(requestParameter, nil)
 		case fieldInputs:
-			err = d.list(d.input, "inputs")
+			err = d.list(true)
 		case fieldOutputs:
-			err = d.list(d.output, "outputs")
+			err = d.list(false)
 		}
 		if err != nil {
 			return err
@@ -159,9 +170,13 @@ func (d *decoder) settle() {
 	}
 }
 
-// list reads an array of objects.
-func (d *decoder) list(one func() error, what string) error {
-	if err := d.expect('[', "'[' of "+what); err != nil {
+// list reads the array of inputs, or of outputs.
+func (d *decoder) list(inputs bool) error {
+	what, one := "outputs", (*decoder).output
+	if inputs {
+		what, one = "inputs", (*decoder).input
+	}
+	if err := d.expect('[', "'[' of a list"); err != nil {
 		return err
 	}
 	for n := 0; ; n++ {
@@ -172,10 +187,10 @@ func (d *decoder) list(one func() error, what string) error {
 		if n == MaxTensors {
 			return d.fail("more %s than the limit of %d", what, MaxTensors)
 		}
-		if err := d.expect('{', "'{' of one of "+what); err != nil {
+		if err := d.expect('{', "'{' of an input or output"); err != nil {
 			return err
 		}
-		if err := one(); err != nil {
+		if err := one(d); err != nil {
 			return err
 		}
 	}
@@ -223,7 +238,7 @@ func (d *decoder) input() error {
 		case bit == fieldParameters && !d.null():
 			err = d.parameters(inputParameter, &binary)
 		case bit == fieldData && seen&(fieldName|fieldShape|fieldDatatype) == fieldName|fieldShape|fieldDatatype:
-			err = d.data(t)
+			err = d.elements(t)
 		case bit == fieldData:
 			d.space()
 			later = d.i
@@ -247,7 +262,7 @@ func (d *decoder) input() error {
 	}
 	end := d.i
 	d.i = later
-	if err := d.data(t); err != nil {
+	if err := d.elements(t); err != nil {
 		return err
 	}
 	d.i = end

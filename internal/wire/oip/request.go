@@ -36,6 +36,7 @@ type Request struct {
 	block []byte   // memory that decoded tensors are cut from
 	names []string // of the outputs, for Wanted
 	wire  wired    // what a gRPC message left to be put together
+	json  decoder  // its memory is kept
 }
 
 // Output is one output that the caller asks for.
@@ -68,7 +69,9 @@ func (r *Request) Reset() {
 		block = nil
 	}
 	r.wire.reset()
-	*r = Request{Model: r.Model, Version: r.Version, Inputs: r.Inputs[:0], Outputs: r.Outputs[:0], block: block, names: r.names, wire: r.wire}
+	r.json.forget()
+	r.ID, r.Timeout, r.BinaryOutput = "", 0, false
+	r.Inputs, r.Outputs, r.block = r.Inputs[:0], r.Outputs[:0], block
 }
 
 // take cuts n bytes from the block. A block that is too small is left to the tensors that hold it.
