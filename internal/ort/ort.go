@@ -148,11 +148,10 @@ func (*Runtime) Build() string { return C.GoString(C.ort_build()) }
 
 // Close gives the environment up; it is freed when sessions and results that use it are closed too. A second call does
 // nothing.
-func (r *Runtime) Close() error {
+func (r *Runtime) Close() {
 	if r.closed.CompareAndSwap(false, true) {
 		r.env.release()
 	}
-	return nil
 }
 
 // PrepackedWeights holds weights that kernels have rearranged, so that sessions with equal weights share one copy. It
@@ -171,10 +170,9 @@ func (*Runtime) NewPrepackedWeights() (*PrepackedWeights, error) {
 }
 
 // Close frees the container. A second call does nothing.
-func (p *PrepackedWeights) Close() error {
+func (p *PrepackedWeights) Close() {
 	if p.container != nil {
 		C.ort_prepacked_free(p.container)
 		p.container = nil
 	}
-	return nil
 }

@@ -91,14 +91,13 @@ func (r *RunOptions) with(act string, do func(*C.OrtRunOptions) *C.OrtStatus) er
 }
 
 // Close frees the options. No run may use them any more. A second call does nothing.
-func (r *RunOptions) Close() error {
+func (r *RunOptions) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.options != nil {
 		C.ort_run_options_free(r.options)
 		r.options = nil
 	}
-	return nil
 }
 
 // Result holds the outputs of one run. Their Shape and Data are views of ONNX Runtime's memory: they may be read until

@@ -145,7 +145,8 @@ func (r *Runtime) load(ctx context.Context, options SessionOptions, open opener)
 	s.session = session
 	s.refs.Store(1)
 	if err := s.describe(); err != nil {
-		return nil, errors.Join(err, s.Close())
+		s.Close()
+		return nil, err
 	}
 	return s, nil
 }
@@ -326,11 +327,10 @@ func (s *Session) EndProfiling() (string, error) {
 
 // Close ends the session: no new run begins. Its memory is freed when the runs under way have ended and their results
 // are released. A second call does nothing.
-func (s *Session) Close() error {
+func (s *Session) Close() {
 	if s.closed.CompareAndSwap(false, true) {
 		s.release()
 	}
-	return nil
 }
 
 // acquire keeps the session from being freed; false when it was closed.
