@@ -155,8 +155,8 @@ func (c *Catalog) fill(ctx context.Context, digest api.Digest) (string, error) {
 	return entry, nil
 }
 
-// place puts one file of a version below a folder. The model file is linked where the blobs are local files of the same
-// filesystem; external data is always copied, because runtimes grow more careful about what such data may be a link to.
+// place puts one file of a version below a folder: linked where the blobs are local files of the same filesystem, copied
+// otherwise. ONNX Runtime 1.32 follows hard links for the model and for its external data; it refuses symbolic ones.
 func (c *Catalog) place(ctx context.Context, dir string, a api.Artifact) error {
 	name := filepath.Join(dir, filepath.FromSlash(a.Path))
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -167,7 +167,7 @@ func (c *Catalog) place(ctx context.Context, dir string, a api.Artifact) error {
 		return err
 	}
 	defer source.Close()
-	if local, is := c.blobs.(blob.Local); is && a.Role == api.RoleModel {
+	if local, is := c.blobs.(blob.Local); is {
 		if held, err := local.Path(ctx, a.Digest); err == nil && os.Link(held, name) == nil {
 			return verify(ctx, io.Discard, source, a)
 		}

@@ -51,11 +51,11 @@ type Probe func(ctx context.Context, want api.Want) error
 type Config struct {
 	Store    Store
 	Blobs    blob.Store
-	CacheDir string // where Materialize keeps versions as plain files; made when missing
-	GrantDir string // where uploads are remembered per tenant; "": `grants` beside CacheDir
-	Limits   Limits // zero fields take their defaults
-	Probe    Probe  // nil: versions are not loaded before they are committed
-	Inspect  Inspect
+	CacheDir string           // where Materialize keeps versions as plain files; made when missing
+	GrantDir string           // where uploads are remembered per tenant; "": `grants` beside CacheDir
+	Limits   Limits           // zero fields take their defaults
+	Probe    Probe            // nil: versions are not loaded before they are committed
+	Inspect  Inspect          // nil: the bounded reader of package onnx, within Limits.ONNX
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -76,14 +76,17 @@ type Catalog struct {
 
 // New makes the directories and a Catalog on them.
 func New(cfg Config) (*Catalog, error) {
-	if cfg.Store == nil || cfg.Blobs == nil || cfg.Inspect == nil || cfg.CacheDir == "" {
-		return nil, errors.New("registry needs a store, a blob store, an inspector and a cache directory")
+	if cfg.Store == nil || cfg.Blobs == nil || cfg.CacheDir == "" {
+		return nil, errors.New("registry needs a store, a blob store and a cache directory")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.GrantDir == "" {
 		cfg.GrantDir = filepath.Join(filepath.Dir(filepath.Clean(cfg.CacheDir)), "grants")
+	}
+	if cfg.Inspect == nil {
+		cfg.Inspect = inspectONNX(cfg.Limits.ONNX)
 	}
 	cacheDir, err := filepath.Abs(cfg.CacheDir)
 	if err != nil {

@@ -138,7 +138,7 @@ func (c *Catalog) sortFile(ctx context.Context, v *api.Version, f api.UploadFile
 	defer done()
 	reason, err := refuseContent(file, f.Size)
 	if err != nil {
-		return "", storage("read a file", err)
+		return "", fmt.Errorf("read %s: %w", f.Path, err)
 	}
 	if reason != "" {
 		return "", api.Fail(api.CodeFormatRefused, f.Path, "the file is %s", reason)
@@ -246,10 +246,29 @@ func (c *Catalog) openAt(ctx context.Context, d api.Digest) (_ io.ReaderAt, done
 		return nil, nil, err
 	}
 	done = func() { f.Close() }
-	if at, is := f.(io.ReaderAt); is {
-		return at, done, nil
+	at, is := f.(io.ReaderAt)
+	if !is {
+		at = &seekingReaderAt{file: f}
 	}
-	return &seekingReaderAt{file: f}, done, nil
+	return &cancelReaderAt{ctx: ctx, file: at}, done, nil
+}
+
+// cancelReaderAt lets a caller that goes away end the reading of a large file. It lives no longer than one call, so it
+// may hold the context.
+type cancelReaderAt struct {
+	ctx  context.Context
+	file io.ReaderAt
+}
+
+func (c *cancelReaderAt) ReadAt(p []byte, at int64) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, api.Fail(api.CodeCanceled, "", "reading the file was broken off").Because(err)
+	}
+	n, err := c.file.ReadAt(p, at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = storage("read a file", err)
+	}
+	return n, err
 }
 
 // seekingReaderAt reads at offsets from a store whose readers only seek.

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/onnx"
 )
 
 // Limits bounds what a push may hold. A zero field takes its default.
@@ -26,6 +27,7 @@ type Limits struct {
 	Aliases       int   // aliases moved by one push; 16
 	WhyBytes      int   // bytes of a reason; 1024
 	ManifestBytes int64 // bytes of a manifest or config; 4 MiB, what OCI registries take
+	ONNX          onnx.Limits
 }
 
 func (l Limits) withDefaults() Limits {

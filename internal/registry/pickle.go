@@ -15,7 +15,7 @@ import (
 // plain ASCII) and because one that is broken at its end has already run what stands before. Names and extensions play
 // no part. It builds nothing and keeps one line at most.
 func isPickle(file io.ReaderAt, size int64) bool {
-	p := pickle{file: file, size: size}
+	p := pickle{file: file, size: size, buf: bufio.NewReaderSize(nil, 4096)}
 	p.seek(0)
 	return p.walk()
 }
@@ -198,7 +198,7 @@ func (p *pickle) toMark() (above []byte, ok bool) {
 
 func (p *pickle) seek(at int64) {
 	p.at = at
-	p.buf = bufio.NewReaderSize(io.NewSectionReader(p.file, at, p.size-at), 4096)
+	p.buf.Reset(io.NewSectionReader(p.file, at, p.size-at))
 }
 
 func (p *pickle) next() (byte, bool) {
