@@ -55,7 +55,6 @@ type Config struct {
 	GrantDir string           // where uploads are remembered per tenant; "": `grants` beside CacheDir
 	Limits   Limits           // zero fields take their defaults
 	Probe    Probe            // nil: versions are not loaded before they are committed
-	Inspect  Inspect          // nil: the bounded reader of package onnx, within Limits.ONNX
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -65,7 +64,6 @@ type Catalog struct {
 	blobs    blob.Store
 	limits   Limits
 	probe    Probe
-	inspect  Inspect
 	now      func() time.Time
 	grants   grants
 	cacheDir string
@@ -85,9 +83,6 @@ func New(cfg Config) (*Catalog, error) {
 	if cfg.GrantDir == "" {
 		cfg.GrantDir = filepath.Join(filepath.Dir(filepath.Clean(cfg.CacheDir)), "grants")
 	}
-	if cfg.Inspect == nil {
-		cfg.Inspect = inspectONNX(cfg.Limits.ONNX)
-	}
 	cacheDir, err := filepath.Abs(cfg.CacheDir)
 	if err != nil {
 		return nil, fmt.Errorf("find the cache directory: %w", err)
@@ -102,7 +97,7 @@ func New(cfg Config) (*Catalog, error) {
 		return nil, storage("open the grants", err)
 	}
 	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, limits: cfg.Limits.withDefaults(), probe: cfg.Probe,
-		inspect: cfg.Inspect, now: cfg.Now, cacheDir: cacheDir, filling: map[api.Digest]chan struct{}{}}
+		now: cfg.Now, cacheDir: cacheDir, filling: map[api.Digest]chan struct{}{}}
 	c.grants = grants{root: root, tenants: map[api.TenantID]bool{}}
 	if err := c.dropUnfinished(); err != nil {
 		root.Close()

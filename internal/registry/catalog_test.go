@@ -1,9 +1,7 @@
 package registry_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -45,8 +43,7 @@ func (b *bench) open(t testing.TB, change func(*registry.Config)) {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	cfg := registry.Config{Store: b.store, Blobs: b.blobs, CacheDir: filepath.Join(b.dir, "cache"), Inspect: inspectFake,
-		Now: func() time.Time { return at }}
+	cfg := registry.Config{Store: b.store, Blobs: b.blobs, CacheDir: filepath.Join(b.dir, "cache"), Now: func() time.Time { return at }}
 	if change != nil {
 		change(&cfg)
 	}
@@ -55,28 +52,6 @@ func (b *bench) open(t testing.TB, change func(*registry.Config)) {
 	}
 	blobs, catalog := b.blobs, b.Catalog
 	t.Cleanup(func() { blobs.Close(); catalog.Close() })
-}
-
-// inspectFake reads the tests' own model text: "model", then the external files that it names, a line each.
-func inspectFake(file io.ReaderAt, size int64, beside map[string]int64) (registry.Graph, error) {
-	body, err := io.ReadAll(io.NewSectionReader(file, 0, size))
-	if err != nil {
-		return registry.Graph{}, err
-	}
-	lines := strings.Split(strings.TrimSpace(string(body)), "\n")
-	if !strings.HasPrefix(lines[0], "model") {
-		return registry.Graph{}, api.Fail(api.CodeFormatRefused, "", "not a model")
-	}
-	g := registry.Graph{Info: api.ModelInfo{IRVersion: 8, Parameters: 650, Graph: lines[0]}}
-	g.Signature.Inputs = []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1, 64}, Symbols: []string{"batch", ""}}}
-	g.Signature.Outputs = []api.TensorSpec{{Name: "y", Datatype: "INT64", Shape: []int64{-1}}}
-	for _, name := range lines[1:] {
-		if _, there := beside[name]; !there {
-			return registry.Graph{}, api.Fail(api.CodeModelRefused, "", "external file %s is missing", name)
-		}
-		g.Info.ExternalData = append(g.Info.ExternalData, name)
-	}
-	return g, nil
 }
 
 func (b *bench) upload(t testing.TB, p *api.Principal, name, body string) api.UploadFile {
@@ -108,8 +83,8 @@ func (b *bench) mustPush(t testing.TB, p *api.Principal, model api.ModelName, fi
 
 func TestPushAndFind(t *testing.T) {
 	b := setUp(t, nil)
-	model := b.upload(t, alice, "net/model.onnx", "model one\nweights.bin\n")
-	data := b.upload(t, alice, "net/weights.bin", "\x00\x01\x02\x03")
+	model := b.upload(t, alice, "net/model.onnx", net{name: "one", external: "weights.bin"}.onnx())
+	data := b.upload(t, alice, "net/weights.bin", weights())
 	readme := b.upload(t, alice, "README.md", "# Digits\n")
 	up := api.Upload{Files: []api.UploadFile{readme, data, model}, Tags: map[string]string{"team": "vision"},
 		Metrics: map[string]float64{"accuracy": 0.97}, Card: "A *card*.", Aliases: []api.AliasName{"champion"}, Why: "first"}
@@ -127,7 +102,7 @@ func TestPushAndFind(t *testing.T) {
 	if err != nil || created || again.Number != 1 {
 		t.Errorf("the same push again: %+v, %v, %v", again, created, err)
 	}
-	b.mustPush(t, alice, "digits", map[string]string{"m.onnx": "model two"})
+	b.mustPush(t, alice, "digits", map[string]string{"m.onnx": net{name: "two"}.onnx()})
 
 	for text, want := range map[string]api.VersionNumber{"digits": 2, "digits@1": 1, "digits:champion": 1, "acme/digits@2": 2,
 		"digits@" + string(v.Digest): 1} {
@@ -150,7 +125,7 @@ func TestPushAndFind(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if body, err := io.ReadAll(f); err != nil || string(body) != "\x00\x01\x02\x03" || a.Size != 4 || a.Role != api.RoleData {
+	if body, err := io.ReadAll(f); err != nil || string(body) != weights() || a.Size != weightBytes || a.Role != api.RoleData {
 		t.Errorf("artifact %+v: %q, %v", a, body, err)
 	}
 	for _, name := range []string{"", "weights.bin", "../blobs", "net", "NET/weights.bin"} {
@@ -161,12 +136,13 @@ func TestPushAndFind(t *testing.T) {
 
 func TestMaterialize(t *testing.T) {
 	b := setUp(t, nil)
-	v := b.mustPush(t, alice, "digits", map[string]string{"net/model.onnx": "model\nw.bin\n", "net/w.bin": "weights", "a.md": "doc"})
+	model := net{external: "w.bin"}.onnx()
+	v := b.mustPush(t, alice, "digits", map[string]string{"net/model.onnx": model, "net/w.bin": weights(), "a.md": "doc"})
 	entry, err := b.Materialize(t.Context(), v.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{entry: "model\nw.bin\n", filepath.Join(filepath.Dir(entry), "w.bin"): "weights"} {
+	for name, want := range map[string]string{entry: model, filepath.Join(filepath.Dir(entry), "w.bin"): weights()} {
 		if body, err := os.ReadFile(name); err != nil || string(body) != want {
 			t.Errorf("%s: %q, %v", name, body, err)
 		}
@@ -193,7 +169,7 @@ func TestMaterialize(t *testing.T) {
 
 func TestManifestIsReadByOthers(t *testing.T) {
 	b := setUp(t, nil)
-	v := b.mustPush(t, alice, "digits", map[string]string{"model.onnx": "model"})
+	v := b.mustPush(t, alice, "digits", map[string]string{"model.onnx": net{}.onnx()})
 	f, err := b.blobs.Open(t.Context(), v.Digest)
 	if err != nil {
 		t.Fatal(err)
@@ -214,5 +190,3 @@ func wantCode(t testing.TB, what string, err error, code api.Code) {
 		t.Errorf("%s: error %v, want code %s", what, err, code)
 	}
 }
-
-var _ = []any{bytes.NewReader, errors.New}

@@ -20,16 +20,6 @@ const cardPath = "MODEL_CARD.md"
 // quarantineCrashes is how many deaths of the runtime put a version into quarantine.
 const quarantineCrashes = 2
 
-// Graph is what the registry takes from a model file.
-type Graph struct {
-	Signature api.Signature
-	Info      api.ModelInfo // ExternalData: slash-separated, relative to the model's own folder
-}
-
-// Inspect reads a model file within bounds and checks the whole graph. The files beside the model come with their sizes,
-// by path relative to the model's folder. Its errors are *api.Error with CodeFormatRefused or CodeModelRefused.
-type Inspect func(file io.ReaderAt, size int64, beside map[string]int64) (Graph, error)
-
 // Commit makes a version of files that were uploaded before. The same files with the same card and metrics are the same
 // version: it is then returned with created false, its aliases moved and the tags added as asked.
 func (c *Catalog) Commit(ctx context.Context, p *api.Principal, model api.ModelName, up api.Upload) (api.Version, bool, error) {
@@ -110,13 +100,13 @@ func (c *Catalog) readFiles(ctx context.Context, v *api.Version, files []api.Upl
 			strings.Join(names, ", ")).WithCure("Push one .onnx file, with its external data and papers beside it.")
 	}
 	entry := models[0]
-	graph, err := c.inspectModel(ctx, entry, files)
+	found, err := c.inspectModel(ctx, entry, files)
 	if err != nil {
 		return err
 	}
-	v.Signature, v.Info = graph.Signature, graph.Info
+	v.Signature, v.Info = found.signature, found.info
 	for _, f := range others {
-		if !slices.ContainsFunc(graph.Info.ExternalData, func(location string) bool {
+		if !slices.ContainsFunc(found.info.ExternalData, func(location string) bool {
 			return path.Join(path.Dir(entry.Path), location) == f.Path
 		}) {
 			return api.Fail(api.CodeFormatRefused, f.Path, "the file is neither ONNX, nor named by the model as its data, nor a document").
@@ -156,7 +146,7 @@ func (c *Catalog) sortFile(ctx context.Context, v *api.Version, f api.UploadFile
 	return api.RoleData, nil
 }
 
-func (c *Catalog) inspectModel(ctx context.Context, entry api.UploadFile, files []api.UploadFile) (Graph, error) {
+func (c *Catalog) inspectModel(ctx context.Context, entry api.UploadFile, files []api.UploadFile) (graph, error) {
 	beside := map[string]int64{}
 	prefix := ""
 	if dir := path.Dir(entry.Path); dir != "." {
@@ -169,14 +159,14 @@ func (c *Catalog) inspectModel(ctx context.Context, entry api.UploadFile, files 
 	}
 	file, done, err := c.openAt(ctx, entry.Digest)
 	if err != nil {
-		return Graph{}, fmt.Errorf("open %s: %w", entry.Path, err)
+		return graph{}, fmt.Errorf("open %s: %w", entry.Path, err)
 	}
 	defer done()
-	graph, err := c.inspect(file, entry.Size, beside)
+	found, err := inspect(file, entry.Size, beside, c.limits.ONNX)
 	if ours := (*api.Error)(nil); errors.As(err, &ours) && ours.Subject == "" {
 		ours.Subject = entry.Path
 	}
-	return graph, err
+	return found, err
 }
 
 // addCard keeps the card as a file of the version. Without one in the push, a card or readme among the files is it.
