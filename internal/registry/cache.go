@@ -96,9 +96,6 @@ func (c *Catalog) cached(digest api.Digest) (string, error) {
 			entry = name
 		}
 	}
-	if entry == "" {
-		return "", errors.New("the manifest names no model file")
-	}
 	return entry, nil
 }
 

@@ -1,7 +1,6 @@
 package registry_test
 
 import (
-	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
@@ -165,23 +164,6 @@ func TestMaterialize(t *testing.T) {
 	}
 	_, err = b.Materialize(t.Context(), v.Digest)
 	wantCode(t, "damaged", err, api.CodeBlobNotFound)
-}
-
-func TestManifestIsReadByOthers(t *testing.T) {
-	b := setUp(t, nil)
-	v := b.mustPush(t, alice, "digits", map[string]string{"model.onnx": net{}.onnx()})
-	f, err := b.blobs.Open(t.Context(), v.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var m map[string]any
-	if err := json.NewDecoder(f).Decode(&m); err != nil {
-		t.Fatal(err)
-	}
-	if m["artifactType"] != "application/vnd.cncf.model.manifest.v1+json" {
-		t.Errorf("manifest %v", m)
-	}
 }
 
 func wantCode(t testing.TB, what string, err error, code api.Code) {

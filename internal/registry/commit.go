@@ -216,10 +216,13 @@ func (c *Catalog) tryOut(ctx context.Context, v api.Version) error {
 	if crashes >= quarantineCrashes {
 		return api.Fail(api.CodeQuarantined, subject, "the runtime died of this version %d times: %s", crashes, shown(reason))
 	}
-	if c.probe == nil {
+	if known, err := c.store.VersionByDigest(ctx, v.Tenant, v.Model, v.Digest); err == nil {
+		if known.State != api.VersionReady {
+			return api.Fail(api.CodeModelRefused, known.Ref().String(), "this content was pushed before and is %s: %s", known.State, known.Reason)
+		}
 		return nil
 	}
-	if known, err := c.store.VersionByDigest(ctx, v.Tenant, v.Model, v.Digest); err == nil && known.State == api.VersionReady {
+	if c.probe == nil {
 		return nil
 	}
 	want := api.Want{Instance: "probe-" + v.Digest.Short(), Tenant: v.Tenant, Subject: subject, Digest: v.Digest, Format: v.Format, Replicas: 1}

@@ -39,6 +39,9 @@ type manifest struct {
 	Config        descriptor        `json:"config"`
 	Layers        []descriptor      `json:"layers"`
 	Annotations   map[string]string `json:"annotations,omitempty"`
+
+	// Manifests is never written. A body that is an image and an index at once means two things to two readers.
+	Manifests json.RawMessage `json:"manifests,omitempty"`
 }
 
 type descriptor struct {
@@ -132,19 +135,26 @@ func (l Limits) parseManifest(body []byte) ([]api.Artifact, error) {
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
-	if m.SchemaVersion != 2 || m.MediaType != mediaManifest || m.ArtifactType != typeModel {
+	if m.Manifests != nil || m.SchemaVersion != 2 || m.MediaType != mediaManifest || m.ArtifactType != typeModel {
 		return nil, fmt.Errorf("manifest of type %q and version %d is not a model's", shown(m.ArtifactType), m.SchemaVersion)
 	}
 	var artifacts []api.Artifact
 	var files []api.UploadFile
+	models := 0
 	for _, layer := range m.Layers {
 		a := api.Artifact{Path: layer.Annotations[notePath], Digest: layer.Digest, Size: layer.Size, MediaType: layer.MediaType,
 			Role: api.Role(layer.Annotations[noteRole])}
 		if !slices.Contains([]api.Role{api.RoleModel, api.RoleData, api.RoleDoc}, a.Role) {
 			return nil, fmt.Errorf("layer %s has the role %q", layer.Digest.Short(), shown(string(a.Role)))
 		}
+		if a.Role == api.RoleModel {
+			models++
+		}
 		artifacts = append(artifacts, a)
 		files = append(files, api.UploadFile{Path: a.Path, Digest: a.Digest, Size: a.Size})
+	}
+	if models != 1 {
+		return nil, fmt.Errorf("manifest names %d model files, not one", models)
 	}
 	own := l
 	own.Files++ // the card is a file too

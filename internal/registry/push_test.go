@@ -20,7 +20,7 @@ import (
 type net struct {
 	name     string // tells one model from another
 	external string // location of W's bytes, when they lie in another file
-	length   int64  // of those bytes; 0: as many as W has
+	rows     int64  // of W; 0: 4. With more, its bytes must lie in another file
 	input    []byte // type of x, when it is not the good one
 }
 
@@ -33,25 +33,22 @@ func (n net) onnx() string {
 	node = text(node, 1, "W")
 	node = text(node, 2, "y")
 	node = text(node, 4, "MatMul")
-	weight = number(weight, 1, 4)
+	rows := max(n.rows, 4)
+	weight = number(weight, 1, uint64(rows))
 	weight = number(weight, 1, 2)
 	weight = number(weight, 2, 1)
 	weight = text(weight, 8, "W")
 	if n.external == "" {
 		weight = text(weight, 9, weights())
 	} else {
-		length := n.length
-		if length == 0 {
-			length = weightBytes
-		}
-		for _, pair := range [][2]string{{"location", n.external}, {"offset", "0"}, {"length", decimal(length)}} {
+		for _, pair := range [][2]string{{"location", n.external}, {"offset", "0"}, {"length", decimal(rows * 8)}} {
 			weight = message(weight, 13, text(text(nil, 1, pair[0]), 2, pair[1]))
 		}
 		weight = number(weight, 14, 1)
 	}
 	input := n.input
 	if input == nil {
-		input = tensorType(1, "batch", 4)
+		input = tensorType(1, "batch", uint64(rows))
 	}
 	var graph []byte
 	graph = message(graph, 1, node)

@@ -166,3 +166,10 @@ func (s *memoryStore) Crashes(_ context.Context, d api.Digest) (int, string, err
 	defer s.mu.Unlock()
 	return s.crashes[d], "signal: segmentation fault", nil
 }
+
+func (s *memoryStore) reject(t api.TenantID, m api.ModelName, n api.VersionNumber, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &s.versions[key(t, m)][n-1]
+	v.State, v.Reason = api.VersionRejected, reason
+}
