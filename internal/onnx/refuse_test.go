@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/penstock/penstock/internal/onnx"
 )
@@ -176,7 +177,7 @@ func hostileFiles() []hostile {
 	for _, location := range []string{"", "/etc/passwd", "../../../etc/passwd", "a/../../b", "..", "a/..", "a/../b", "./w.bin", "a//b", "a/", ".",
 		`C:\w.bin`, `..\w.bin`, `a\b`, "C:w.bin", "http://host/w.bin", "file:///etc/passwd", "w.bin\x00.txt", "w\nbin", "*/_ORT_MEM_ADDR_/*", "w?.bin", "\xff"} {
 		rule := onnx.RuleExternal
-		if strings.ContainsAny(location, "\x00\n\xff") {
+		if strings.ContainsAny(location, "\x00\n") || !utf8.ValidString(location) {
 			rule = onnx.RuleText
 		}
 		if location != "" {
@@ -188,6 +189,11 @@ func hostileFiles() []hostile {
 			hostile{fmt.Sprintf("offset %q", n), modelOf(plain(external("w", "location", "w.bin", "offset", n))), onnx.RuleExternal, ""},
 			hostile{fmt.Sprintf("length %q", n), modelOf(plain(external("w", "location", "w.bin", "length", n))), onnx.RuleExternal, ""})
 	}
+	var scattered msg
+	for i := range 5000 {
+		scattered = join(scattered, external(fmt.Sprint("w", i), "location", fmt.Sprint(i)))
+	}
+	files = append(files, hostile{"5000 external files", modelOf(plain(scattered)), onnx.RuleLimit, "ExternalFiles"})
 	for place, file := range hiddenTensors(tensorOf("w", 1, []int64{2}, entries("location", "../w.bin"))) {
 		files = append(files, hostile{"location .. in " + place, file, onnx.RuleExternal, ""})
 	}
@@ -353,6 +359,12 @@ func TestLimits(t *testing.T) {
 	}
 	if _, err := onnx.Read(bytes.NewReader(two), int64(len(two)), onnx.DefaultLimits()); err != nil {
 		t.Errorf("the default limits: %v", err)
+	}
+	// Much text costs time, so it counts as fields too.
+	wordy := modelOf(plain(), msg{}.str(6, strings.Repeat("d", 100_000)))
+	_, err := onnx.Read(bytes.NewReader(wordy), int64(len(wordy)), onnx.Limits{Fields: 1000})
+	if refusal := (*onnx.Refusal)(nil); !errors.As(err, &refusal) || refusal.Limit != "Fields" {
+		t.Errorf("much text: %v", err)
 	}
 	deep := modelOf(nestedIf(16))
 	if _, err := onnx.Read(bytes.NewReader(deep), int64(len(deep)), onnx.Limits{}); err != nil {
