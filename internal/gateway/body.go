@@ -43,7 +43,7 @@ func (b *Body) Release() {
 
 // drop gives the block back and keeps the rest.
 func (b *Body) drop() {
-	b.s.inFlight.Add(-b.held)
+	b.s.Free(b.held)
 	b.held = 0
 	if b.block == nil {
 		return
@@ -106,9 +106,10 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 func (b *Body) grow(n, size int64) error {
 	block := b.s.take(size)
 	next := Body{s: b.s, block: block, held: int64(cap(*block))}
-	if now := b.s.inFlight.Add(next.held); now > b.s.config.InFlightBytes {
+	if err := b.s.Hold(next.held); err != nil {
+		next.held = 0
 		next.drop()
-		return api.Fail(api.CodeQueueFull, "", "request bodies in memory are at the limit of %d bytes", b.s.config.InFlightBytes)
+		return err
 	}
 	if b.block != nil {
 		copy((*block)[:n], *b.block)
@@ -117,6 +118,19 @@ func (b *Body) grow(n, size int64) error {
 	b.block, b.held = next.block, next.held
 	return nil
 }
+
+// Hold counts n bytes of a request against the limit on all of them; what was held must be freed. It is for memory that
+// others allocated: ReadBody counts its own.
+func (s *Server) Hold(n int64) error {
+	if now := s.inFlight.Add(n); now > s.config.InFlightBytes {
+		s.inFlight.Add(-n)
+		return api.Fail(api.CodeQueueFull, "", "request bodies in memory are at the limit of %d bytes", s.config.InFlightBytes)
+	}
+	return nil
+}
+
+// Free ends a Hold.
+func (s *Server) Free(n int64) { s.inFlight.Add(-n) }
 
 // take gives memory of at least size bytes, from a pool where there is one for the size.
 func (s *Server) take(size int64) *[]byte {
@@ -189,12 +203,16 @@ type paced struct {
 	rate    int64
 	started time.Time
 	read    int64
+	until   time.Time // the deadline that is set
 }
 
 func (p *paced) Read(b []byte) (int, error) {
 	earned := time.Duration(p.read/p.rate) * time.Second
-	// Where the connection takes no deadline (a test's recorder), there is no slow caller either.
-	_ = p.control.SetReadDeadline(p.started.Add(p.grace + earned))
+	if until := p.started.Add(p.grace + earned); until != p.until {
+		p.until = until
+		// Where the connection takes no deadline (a test's recorder), there is no slow caller either.
+		_ = p.control.SetReadDeadline(until)
+	}
 	n, err := p.body.Read(b)
 	p.read += int64(n)
 	return n, err

@@ -12,7 +12,7 @@ type Config struct {
 	HeaderBytes     int           // bytes of a request's header or metadata; default 64 KiB
 	JSONBytes       int64         // bytes of a JSON body, and of the JSON part of a binary one; default 32 MiB
 	TensorBytes     int64         // bytes of a binary body or a gRPC message; default 256 MiB, at most 2^31-1
-	InFlightBytes   int64         // bytes of all HTTP bodies being read or answered at once; default 2 GiB
+	InFlightBytes   int64         // bytes of all bodies and messages being answered at once; default 2 GiB
 	InflateRatio    int64         // how many times its size a compressed body may become; default 100
 	StreamsPerConn  uint32        // requests at once on one HTTP/2 or gRPC connection; default 100
 	ConnsPerAddress int           // open connections from one address; default 256

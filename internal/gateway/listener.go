@@ -13,6 +13,7 @@ func (c Config) Listen(l net.Listener) net.Listener {
 	return &listener{Listener: l, limit: c.ConnsPerAddress, open: map[string]int{}}
 }
 
+// listener counts what is open per address.
 type listener struct {
 	net.Listener
 	limit int
@@ -78,6 +79,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
+// Read lets the watch see what the server reads, before the server does: when a request reaches the guard, its whole header
+// has been followed.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.watch.feed(b[:n]) {

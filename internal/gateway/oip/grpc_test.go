@@ -121,6 +121,21 @@ func TestGRPCErrors(t *testing.T) {
 	}
 }
 
+func TestGRPCInFlightBytes(t *testing.T) {
+	b := start(t, func(c *gateway.Config) { c.InFlightBytes = 1 << 20 })
+	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
+	large := inferRequest("echo")
+	large.RawInputContents[0] = make([]byte, 2<<20)
+	if _, err := client.ModelInfer(t.Context(), large); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "1048576") {
+		t.Errorf("%v", err)
+	}
+	for range 3 {
+		if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	}
+}
+
 func TestGRPCMetadata(t *testing.T) {
 	b := start(t, nil)
 	open := wire.NewGRPCInferenceServiceClient(b.dial(t, ""))
