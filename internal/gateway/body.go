@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"compress/zlib"
 	"errors"
 	"io"
@@ -173,6 +174,7 @@ func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, erro
 		return &b.pace, nil
 	}
 	coding := strings.ToLower(strings.TrimSpace(strings.Join(encodings, ",")))
+	packed := bufio.NewReader(&b.pace)
 	var decoder io.Reader
 	var err error
 	switch coding {
@@ -180,19 +182,19 @@ func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, erro
 		return &b.pace, nil
 	case "gzip":
 		var z *gzip.Reader
-		if z, err = gzip.NewReader(&b.pace); err == nil {
+		if z, err = gzip.NewReader(packed); err == nil {
 			z.Multistream(false) // one member is what a client sends; a chain of them is somebody's trick
 			decoder = z
 		}
 	case "deflate":
-		decoder, err = zlib.NewReader(&b.pace)
+		decoder, err = zlib.NewReader(packed)
 	default:
 		return nil, api.Fail(api.CodeBadRequest, "", "Content-Encoding must be one of gzip and deflate, once")
 	}
 	if err != nil {
 		return nil, api.Fail(api.CodeBadRequest, "", "the body is not valid %s", coding).Because(err)
 	}
-	return &ratio{from: decoder, packed: &b.pace, most: s.config.InflateRatio, limit: limit}, nil
+	return &ratio{from: decoder, packed: packed, pace: &b.pace, most: s.config.InflateRatio, limit: limit}, nil
 }
 
 // paced sets the connection's read deadline ahead of every read, so that a body must keep its minimum rate.
@@ -224,7 +226,8 @@ func (p *paced) done() { _ = p.control.SetReadDeadline(time.Time{}) }
 // ratio stops a decoder whose output outgrows its input.
 type ratio struct {
 	from   io.Reader
-	packed *paced
+	packed *bufio.Reader
+	pace   *paced
 	most   int64
 	limit  int64
 	given  int64
@@ -236,7 +239,7 @@ const ratioFree = 1 << 20
 func (r *ratio) Read(b []byte) (int, error) {
 	n, err := r.from.Read(b)
 	r.given += int64(n)
-	if r.given > ratioFree && r.given > r.packed.read*r.most {
+	if r.given > ratioFree && r.given > r.pace.read*r.most {
 		return n, api.Fail(api.CodeTooLarge, "", "the body becomes more than %d times its compressed size", r.most)
 	}
 	if r.given > r.limit {
@@ -244,6 +247,11 @@ func (r *ratio) Read(b []byte) (int, error) {
 	}
 	if err != nil && err != io.EOF {
 		return n, api.Fail(api.CodeBadRequest, "", "the compressed body is damaged").Because(err)
+	}
+	if err == io.EOF {
+		if _, more := r.packed.ReadByte(); more != io.EOF {
+			return n, api.Fail(api.CodeBadRequest, "", "something follows the compressed body")
+		}
 	}
 	return n, err
 }

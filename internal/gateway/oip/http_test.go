@@ -74,8 +74,8 @@ func TestRoutes(t *testing.T) {
 			if answer.Header.Get("Content-Type") != "application/json" || len(answer.Header.Get("Penstock-Request-Id")) != 26 {
 				t.Errorf("header %v", answer.Header)
 			}
-			var any map[string]any
-			if err := json.Unmarshal([]byte(body), &any); err != nil {
+			var document map[string]any
+			if err := json.Unmarshal([]byte(body), &document); err != nil {
 				t.Errorf("body %s: %v", body, err)
 			}
 		})
@@ -300,6 +300,8 @@ func TestBodyLimits(t *testing.T) {
 		{"bomb", zipped(zeros), "gzip", false, 413, "100 times"},
 		{"twice", zipped([]byte(inner)), "gzip, gzip", false, 400, "once"},
 		{"not gzip", echoBody, "gzip", false, 400, "valid gzip"},
+		{"something behind gzip", inner + "x", "gzip", false, 400, "follows"},
+		{"two members", inner + inner, "gzip", false, 400, "follows"},
 		{"cut off", inner[:len(inner)-6], "gzip", false, 400, ""},
 		{"unknown", echoBody, "br", false, 400, "gzip"},
 		{"empty", "", "", false, 400, ""},
