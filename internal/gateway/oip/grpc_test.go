@@ -17,6 +17,8 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/serve"
+	"github.com/penstock/penstock/internal/tensor"
 	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
@@ -118,6 +120,36 @@ func TestGRPCErrors(t *testing.T) {
 	}
 	if _, err := client.ModelStatistics(t.Context(), &wire.ModelStatisticsRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("statistics: %v", err)
+	}
+}
+
+func TestGRPCLimits(t *testing.T) {
+	b := start(t, func(c *gateway.Config) { c.TensorBytes = 1 << 20 })
+	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
+	bomb := inferRequest("echo")
+	bomb.RawInputContents[0] = make([]byte, 64<<20)
+	if _, err := client.ModelInfer(t.Context(), bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("compressed bomb: %v", err)
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "penstock-unit", strings.Repeat("u", 1<<20))
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); err == nil {
+		t.Error("metadata of 1 MiB went through")
+	}
+	ctx = metadata.AppendToOutgoingContext(t.Context(), "penstock-unit", "a", "penstock-unit", "b")
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("two units: %v", err)
+	}
+	ctx = metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer beta-key")
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("two keys: %v", err)
+	}
+	b.walk.output = func(*serve.Call) []tensor.Tensor { panic("broken") }
+	if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "broken") {
+		t.Errorf("panic: %v", err)
+	}
+	b.walk.output = nil
+	if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 
