@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -88,6 +89,18 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// CloseWrite ends the sending half. net/http asks for it when it gives up on a request, so that the caller can read why before
+// the connection is reset.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// ReadFrom leaves large copies to the system, which can do them without this process's memory.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
 
 // connKey finds the connection in a request's context.
 type connKey struct{}
