@@ -20,6 +20,7 @@ type Config struct {
 	IdleTimeout     time.Duration // how long a connection may wait for the next request; default 60 s
 	BodyGrace       time.Duration // before the body's minimum rate counts; default 10 s
 	BodyBytesPerSec int64         // minimum rate of a body; default 1 KiB/s
+	MessageTimeout  time.Duration // for the first message of a gRPC call to arrive whole; default 2 min
 	WriteTimeout    time.Duration // for one write of at most 1 MiB of an answer; default 30 s
 }
 
@@ -37,6 +38,7 @@ func DefaultConfig() Config {
 		IdleTimeout:     60 * time.Second,
 		BodyGrace:       10 * time.Second,
 		BodyBytesPerSec: 1 << 10,
+		MessageTimeout:  2 * time.Minute,
 		WriteTimeout:    30 * time.Second,
 	}
 }
@@ -60,6 +62,7 @@ func (c Config) Validate() error {
 	positive("IdleTimeout", int64(c.IdleTimeout))
 	positive("BodyGrace", int64(c.BodyGrace))
 	positive("BodyBytesPerSec", c.BodyBytesPerSec)
+	positive("MessageTimeout", int64(c.MessageTimeout))
 	positive("WriteTimeout", int64(c.WriteTimeout))
 	if c.TensorBytes > math.MaxInt32 {
 		faults = append(faults, fmt.Errorf("TensorBytes is %d, a gRPC message ends at %d", c.TensorBytes, math.MaxInt32))

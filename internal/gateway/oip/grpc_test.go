@@ -3,6 +3,7 @@ package oip_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,28 @@ func TestGRPCLimits(t *testing.T) {
 	b.walk.output = nil
 	if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestGRPCStalled opens calls and never sends their message.
+func TestGRPCStalled(t *testing.T) {
+	b := start(t, func(c *gateway.Config) { c.MessageTimeout = 500 * time.Millisecond })
+	for k, want := range map[key]codes.Code{"acme-key": codes.Canceled, "": codes.Unauthenticated} {
+		stream, err := b.dial(t, k).NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, wire.GRPCInferenceService_ModelInfer_FullMethodName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.RecvMsg(new(wire.ModelInferResponse)); status.Code(err) != want {
+			t.Errorf("key %q: %v", k, err)
+		}
+	}
+	// A message that has arrived is not on the clock any more: the call ends by its own, longer timeout.
+	b.walk.wait = make(chan error, 1)
+	long := inferRequest("echo")
+	long.Parameters = map[string]*wire.InferParameter{"timeout": {ParameterChoice: &wire.InferParameter_Int64Param{Int64Param: 800_000}}}
+	_, err := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key")).ModelInfer(t.Context(), long)
+	if ended := <-b.walk.wait; status.Code(err) != codes.DeadlineExceeded || !errors.Is(ended, context.DeadlineExceeded) {
+		t.Errorf("%v, %v", err, ended)
 	}
 }
 
