@@ -128,7 +128,7 @@ func TestGRPCLimits(t *testing.T) {
 	b := start(t, func(c *gateway.Config) { c.TensorBytes = 1 << 20 })
 	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
 	bomb := inferRequest("echo")
-	bomb.RawInputContents[0] = make([]byte, 64<<20)
+	bomb.RawInputContents[0] = make([]byte, 8<<20)
 	if _, err := client.ModelInfer(t.Context(), bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("compressed bomb: %v", err)
 	}
