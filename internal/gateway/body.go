@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"compress/zlib"
 	"errors"
 	"io"
@@ -43,7 +44,7 @@ func (b *Body) Release() {
 
 // drop gives the block back and keeps the rest.
 func (b *Body) drop() {
-	b.s.inFlight.Add(-b.held)
+	b.s.Free(b.held)
 	b.held = 0
 	if b.block == nil {
 		return
@@ -106,9 +107,10 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 func (b *Body) grow(n, size int64) error {
 	block := b.s.take(size)
 	next := Body{s: b.s, block: block, held: int64(cap(*block))}
-	if now := b.s.inFlight.Add(next.held); now > b.s.config.InFlightBytes {
+	if err := b.s.Hold(next.held); err != nil {
+		next.held = 0
 		next.drop()
-		return api.Fail(api.CodeQueueFull, "", "request bodies in memory are at the limit of %d bytes", b.s.config.InFlightBytes)
+		return err
 	}
 	if b.block != nil {
 		copy((*block)[:n], *b.block)
@@ -117,6 +119,19 @@ func (b *Body) grow(n, size int64) error {
 	b.block, b.held = next.block, next.held
 	return nil
 }
+
+// Hold counts n bytes of a request against the limit on all of them; what was held must be freed. It is for memory that
+// others allocated: ReadBody counts its own.
+func (s *Server) Hold(n int64) error {
+	if now := s.inFlight.Add(n); now > s.config.InFlightBytes {
+		s.inFlight.Add(-n)
+		return api.Fail(api.CodeQueueFull, "", "request bodies in memory are at the limit of %d bytes", s.config.InFlightBytes)
+	}
+	return nil
+}
+
+// Free ends a Hold.
+func (s *Server) Free(n int64) { s.inFlight.Add(-n) }
 
 // take gives memory of at least size bytes, from a pool where there is one for the size.
 func (s *Server) take(size int64) *[]byte {
@@ -159,6 +174,7 @@ func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, erro
 		return &b.pace, nil
 	}
 	coding := strings.ToLower(strings.TrimSpace(strings.Join(encodings, ",")))
+	packed := bufio.NewReader(&b.pace)
 	var decoder io.Reader
 	var err error
 	switch coding {
@@ -166,19 +182,19 @@ func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, erro
 		return &b.pace, nil
 	case "gzip":
 		var z *gzip.Reader
-		if z, err = gzip.NewReader(&b.pace); err == nil {
+		if z, err = gzip.NewReader(packed); err == nil {
 			z.Multistream(false) // one member is what a client sends; a chain of them is somebody's trick
 			decoder = z
 		}
 	case "deflate":
-		decoder, err = zlib.NewReader(&b.pace)
+		decoder, err = zlib.NewReader(packed)
 	default:
 		return nil, api.Fail(api.CodeBadRequest, "", "Content-Encoding must be one of gzip and deflate, once")
 	}
 	if err != nil {
 		return nil, api.Fail(api.CodeBadRequest, "", "the body is not valid %s", coding).Because(err)
 	}
-	return &ratio{from: decoder, packed: &b.pace, most: s.config.InflateRatio, limit: limit}, nil
+	return &ratio{from: decoder, packed: packed, pace: &b.pace, most: s.config.InflateRatio, limit: limit}, nil
 }
 
 // paced sets the connection's read deadline ahead of every read, so that a body must keep its minimum rate.
@@ -189,12 +205,16 @@ type paced struct {
 	rate    int64
 	started time.Time
 	read    int64
+	until   time.Time // the deadline that is set
 }
 
 func (p *paced) Read(b []byte) (int, error) {
 	earned := time.Duration(p.read/p.rate) * time.Second
-	// Where the connection takes no deadline (a test's recorder), there is no slow caller either.
-	_ = p.control.SetReadDeadline(p.started.Add(p.grace + earned))
+	if until := p.started.Add(p.grace + earned); until != p.until {
+		p.until = until
+		// Where the connection takes no deadline (a test's recorder), there is no slow caller either.
+		_ = p.control.SetReadDeadline(until)
+	}
 	n, err := p.body.Read(b)
 	p.read += int64(n)
 	return n, err
@@ -206,7 +226,8 @@ func (p *paced) done() { _ = p.control.SetReadDeadline(time.Time{}) }
 // ratio stops a decoder whose output outgrows its input.
 type ratio struct {
 	from   io.Reader
-	packed *paced
+	packed *bufio.Reader
+	pace   *paced
 	most   int64
 	limit  int64
 	given  int64
@@ -218,7 +239,7 @@ const ratioFree = 1 << 20
 func (r *ratio) Read(b []byte) (int, error) {
 	n, err := r.from.Read(b)
 	r.given += int64(n)
-	if r.given > ratioFree && r.given > r.packed.read*r.most {
+	if r.given > ratioFree && r.given > r.pace.read*r.most {
 		return n, api.Fail(api.CodeTooLarge, "", "the body becomes more than %d times its compressed size", r.most)
 	}
 	if r.given > r.limit {
@@ -226,6 +247,11 @@ func (r *ratio) Read(b []byte) (int, error) {
 	}
 	if err != nil && err != io.EOF {
 		return n, api.Fail(api.CodeBadRequest, "", "the compressed body is damaged").Because(err)
+	}
+	if err == io.EOF {
+		if _, more := r.packed.ReadByte(); more != io.EOF {
+			return n, api.Fail(api.CodeBadRequest, "", "something follows the compressed body")
+		}
 	}
 	return n, err
 }

@@ -18,7 +18,7 @@ func TestValidate(t *testing.T) {
 	}
 	err := gateway.Config{TensorBytes: 1 << 40}.Validate()
 	for _, name := range []string{"HeaderBytes", "JSONBytes", "TensorBytes", "InFlightBytes", "InflateRatio", "StreamsPerConn", "ConnsPerAddress",
-		"HeaderTimeout", "IdleTimeout", "BodyGrace", "BodyBytesPerSec", "WriteTimeout"} {
+		"HeaderTimeout", "IdleTimeout", "BodyGrace", "BodyBytesPerSec", "MessageTimeout", "WriteTimeout"} {
 		if err == nil || !strings.Contains(err.Error(), name+" is ") {
 			t.Errorf("%s is not reported in %v", name, err)
 		}

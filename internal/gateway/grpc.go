@@ -9,50 +9,65 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/penstock/penstock/api"
 )
 
-// unary stands before every unary method: it finds the caller, turns errors into statuses and survives panics.
+// admission is what the door found out about a gRPC call: who calls, and the clock that its first message runs against.
+type admission struct {
+	principal *api.Principal
+	arrival   *time.Timer
+}
+
+// admissionKey finds the admission in a call's context.
+type admissionKey struct{}
+
+// PrincipalOf gives the caller of a gRPC call; nil for methods that need no key.
+func PrincipalOf(ctx context.Context) *api.Principal {
+	if a, ok := ctx.Value(admissionKey{}).(*admission); ok {
+		return a.principal
+	}
+	return nil
+}
+
+// arrived stops the clock: the first message is there.
+func arrived(ctx context.Context) {
+	if a, ok := ctx.Value(admissionKey{}).(*admission); ok {
+		a.arrival.Stop()
+	}
+}
+
+// tap sees every call when its metadata has come and its message has not: whoever has no key is turned away before anything
+// is kept for them, and who announces a message must send it.
+func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	a := new(admission)
+	if !s.open[info.FullMethodName] {
+		var err error
+		if a.principal, err = s.guard.Authenticate(info.Header.Get("authorization")); err != nil {
+			return ctx, s.status(ctx, info.FullMethodName, err)
+		}
+	}
+	// The context ends with the stream; canceling it any earlier would cut the answer off.
+	ctx, cancel := context.WithCancel(ctx)
+	a.arrival = time.AfterFunc(s.config.MessageTimeout, cancel)
+	return context.WithValue(ctx, admissionKey{}, a), nil
+}
+
+// unary stands before every unary method: it turns errors into statuses and survives panics.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (answer any, err error) {
 	defer s.recovered(ctx, info.FullMethod, &err)
-	if ctx, err = s.admit(ctx, info.FullMethod); err != nil {
-		return nil, s.status(ctx, info.FullMethod, err)
-	}
+	arrived(ctx)
 	answer, err = next(ctx, req)
 	return answer, s.status(ctx, info.FullMethod, err)
 }
 
-// stream stands before every streaming method.
+// stream stands before every streaming method; those bound the time between messages by themselves.
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-	ctx := stream.Context()
-	defer s.recovered(ctx, info.FullMethod, &err)
-	if ctx, err = s.admit(ctx, info.FullMethod); err != nil {
-		return s.status(ctx, info.FullMethod, err)
-	}
-	return s.status(ctx, info.FullMethod, next(srv, admitted{ServerStream: stream, ctx: ctx}))
-}
-
-// admitted is a stream that knows its caller.
-type admitted struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (a admitted) Context() context.Context { return a.ctx }
-
-// admit resolves the key of a call, unless its method is open.
-func (s *Server) admit(ctx context.Context, method string) (context.Context, error) {
-	if s.open[method] {
-		return ctx, nil
-	}
-	p, err := s.guard.Authenticate(metadata.ValueFromIncomingContext(ctx, "authorization"))
-	if err != nil {
-		return ctx, err
-	}
-	return context.WithValue(ctx, principalKey{}, p), nil
+	defer s.recovered(stream.Context(), info.FullMethod, &err)
+	arrived(stream.Context())
+	return s.status(stream.Context(), info.FullMethod, next(srv, stream))
 }
 
 // recovered turns a panic into an internal error: one request fails, the server does not.

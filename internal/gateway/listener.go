@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -13,6 +14,7 @@ func (c Config) Listen(l net.Listener) net.Listener {
 	return &listener{Listener: l, limit: c.ConnsPerAddress, open: map[string]int{}}
 }
 
+// listener counts what is open per address.
 type listener struct {
 	net.Listener
 	limit int
@@ -78,6 +80,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
+// Read lets the watch see what the server reads, before the server does: when a request reaches the guard, its whole header
+// has been followed.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.watch.feed(b[:n]) {
@@ -85,6 +89,18 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// CloseWrite ends the sending half. net/http asks for it when it gives up on a request, so that the caller can read why before
+// the connection is reset.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// ReadFrom leaves large copies to the system, which can do them without this process's memory.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
 
 // connKey finds the connection in a request's context.
 type connKey struct{}

@@ -5,7 +5,6 @@
 package gateway
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -73,6 +72,7 @@ func New(o Options) (*Server, error) {
 		grpc.ConnectionTimeout(o.Config.HeaderTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: o.Config.IdleTimeout, Time: o.Config.IdleTimeout, Timeout: o.Config.HeaderTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Config.HeaderTimeout, PermitWithoutStream: true}),
+		grpc.InTapHandle(s.tap),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	}
@@ -148,13 +148,4 @@ func (c Config) HTTP(h http.Handler, log *slog.Logger) *http.Server {
 
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" would pass by the guard
 	}
-}
-
-// principalKey finds the principal in a gRPC call's context.
-type principalKey struct{}
-
-// PrincipalOf gives the caller that the interceptor resolved; nil for open methods.
-func PrincipalOf(ctx context.Context) *api.Principal {
-	p, _ := ctx.Value(principalKey{}).(*api.Principal)
-	return p
 }

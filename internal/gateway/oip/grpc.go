@@ -101,9 +101,16 @@ func modelInfer(srv any, ctx context.Context, decode func(any) error, intercepto
 	return interceptor(ctx, &s.request, info, handle)
 }
 
+// inferGRPC decodes, calls and encodes. It runs behind the interceptor, so the caller is known before any tensor is looked at;
+// the reply is encoded here because the answer's memory is the engine's and goes back when this returns.
 func (p *protocol) inferGRPC(ctx context.Context, s *scratch, start time.Time) (any, error) {
 	id := ulid.Make().String()
 	request := &s.request
+	size := int64(len(request.Message().Bytes()))
+	if err := p.gateway.Hold(size); err != nil {
+		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+	}
+	defer p.gateway.Free(size)
 	if err := request.DecodeProto(request.Message().Bytes()); err != nil {
 		return nil, sendHeader(ctx, err, "penstock-request-id", id)
 	}

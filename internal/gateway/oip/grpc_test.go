@@ -3,6 +3,7 @@ package oip_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/serve"
+	"github.com/penstock/penstock/internal/tensor"
 	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
@@ -118,6 +121,73 @@ func TestGRPCErrors(t *testing.T) {
 	}
 	if _, err := client.ModelStatistics(t.Context(), &wire.ModelStatisticsRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("statistics: %v", err)
+	}
+}
+
+func TestGRPCLimits(t *testing.T) {
+	b := start(t, func(c *gateway.Config) { c.TensorBytes = 1 << 20 })
+	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
+	bomb := inferRequest("echo")
+	bomb.RawInputContents[0] = make([]byte, 8<<20)
+	if _, err := client.ModelInfer(t.Context(), bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("compressed bomb: %v", err)
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "penstock-unit", strings.Repeat("u", 1<<20))
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); err == nil {
+		t.Error("metadata of 1 MiB went through")
+	}
+	ctx = metadata.AppendToOutgoingContext(t.Context(), "penstock-unit", "a", "penstock-unit", "b")
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("two units: %v", err)
+	}
+	ctx = metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer beta-key")
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("two keys: %v", err)
+	}
+	b.walk.output = func(*serve.Call) []tensor.Tensor { panic("broken") }
+	if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "broken") {
+		t.Errorf("panic: %v", err)
+	}
+	b.walk.output = nil
+	if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestGRPCStalled opens calls and never sends their message.
+func TestGRPCStalled(t *testing.T) {
+	b := start(t, func(c *gateway.Config) { c.MessageTimeout = 500 * time.Millisecond })
+	for k, want := range map[key]codes.Code{"acme-key": codes.Canceled, "": codes.Unauthenticated} {
+		stream, err := b.dial(t, k).NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, wire.GRPCInferenceService_ModelInfer_FullMethodName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.RecvMsg(new(wire.ModelInferResponse)); status.Code(err) != want {
+			t.Errorf("key %q: %v", k, err)
+		}
+	}
+	// A message that has arrived is not on the clock any more: the call ends by its own, longer timeout.
+	b.walk.wait = make(chan error, 1)
+	long := inferRequest("echo")
+	long.Parameters = map[string]*wire.InferParameter{"timeout": {ParameterChoice: &wire.InferParameter_Int64Param{Int64Param: 800_000}}}
+	_, err := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key")).ModelInfer(t.Context(), long)
+	if ended := <-b.walk.wait; status.Code(err) != codes.DeadlineExceeded || !errors.Is(ended, context.DeadlineExceeded) {
+		t.Errorf("%v, %v", err, ended)
+	}
+}
+
+func TestGRPCInFlightBytes(t *testing.T) {
+	b := start(t, func(c *gateway.Config) { c.InFlightBytes = 1 << 20 })
+	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
+	large := inferRequest("echo")
+	large.RawInputContents[0] = make([]byte, 2<<20)
+	if _, err := client.ModelInfer(t.Context(), large); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "1048576") {
+		t.Errorf("%v", err)
+	}
+	for range 3 {
+		if _, err := client.ModelInfer(t.Context(), inferRequest("echo")); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
 	}
 }
 

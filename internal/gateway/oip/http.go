@@ -83,6 +83,7 @@ func (p *protocol) recovered(w http.ResponseWriter, r *http.Request, id string) 
 	}
 }
 
+// methods is the method that an act takes; HEAD goes with GET.
 func methods(act string) string {
 	if act == "infer" {
 		return http.MethodPost
@@ -256,6 +257,7 @@ func send(w http.ResponseWriter, control *http.ResponseController, timeout time.
 	return true
 }
 
+// writeJSON answers with a small document.
 func writeJSON(w http.ResponseWriter, body []byte) {
 	header := w.Header()
 	header["Content-Type"] = typeJSON

@@ -3,20 +3,27 @@ package oip_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
 	"github.com/penstock/penstock/internal/serve"
 	"github.com/penstock/penstock/internal/tensor"
+	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
 const echoBody = `{"id":"a1","inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2.5,-3e-2,4]}]}`
@@ -74,8 +81,8 @@ func TestRoutes(t *testing.T) {
 			if answer.Header.Get("Content-Type") != "application/json" || len(answer.Header.Get("Penstock-Request-Id")) != 26 {
 				t.Errorf("header %v", answer.Header)
 			}
-			var any map[string]any
-			if err := json.Unmarshal([]byte(body), &any); err != nil {
+			var document map[string]any
+			if err := json.Unmarshal([]byte(body), &document); err != nil {
 				t.Errorf("body %s: %v", body, err)
 			}
 		})
@@ -273,6 +280,37 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+func TestCallEnds(t *testing.T) {
+	b := start(t, nil)
+	b.walk.wait = make(chan error, 1)
+	ctx, hangUp := context.WithCancel(t.Context())
+	r := b.request(t, "POST", "/v2/models/echo/infer", echoBody).WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { hangUp() },
+	}))
+	if answer, err := http.DefaultTransport.RoundTrip(r); err == nil {
+		answer.Body.Close()
+		t.Errorf("an answer came: %d", answer.StatusCode)
+	}
+	select { // a minute is for a call that never ends
+	case err := <-b.walk.wait:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("hang-up: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the call never ended")
+	}
+	answer, body := send(t, b.request(t, "POST", "/v2/models/echo/infer", `{"parameters":{"timeout":1000},`+echoBody[1:]))
+	if err := <-b.walk.wait; answer.StatusCode != 504 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("timeout: %d %s, %v", answer.StatusCode, body, err)
+	}
+	timed := inferRequest("echo")
+	timed.Parameters = map[string]*wire.InferParameter{"timeout": {ParameterChoice: &wire.InferParameter_Int64Param{Int64Param: 1000}}}
+	_, err := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key")).ModelInfer(t.Context(), timed)
+	if ended := <-b.walk.wait; status.Code(err) != codes.DeadlineExceeded || !errors.Is(ended, context.DeadlineExceeded) {
+		t.Errorf("gRPC timeout: %v, %v", err, ended)
+	}
+}
+
 func zipped(data []byte) string {
 	var out bytes.Buffer
 	z := gzip.NewWriter(&out)
@@ -300,6 +338,8 @@ func TestBodyLimits(t *testing.T) {
 		{"bomb", zipped(zeros), "gzip", false, 413, "100 times"},
 		{"twice", zipped([]byte(inner)), "gzip, gzip", false, 400, "once"},
 		{"not gzip", echoBody, "gzip", false, 400, "valid gzip"},
+		{"something behind gzip", inner + "x", "gzip", false, 400, "follows"},
+		{"two members", inner + inner, "gzip", false, 400, "follows"},
 		{"cut off", inner[:len(inner)-6], "gzip", false, 400, ""},
 		{"unknown", echoBody, "br", false, 400, "gzip"},
 		{"empty", "", "", false, 400, ""},

@@ -30,7 +30,8 @@ type walk struct {
 	fail   error
 	output func(*serve.Call) []tensor.Tensor
 	ready  bool
-	quiet  bool // remember nothing
+	quiet  bool       // remember nothing
+	wait   chan error // when set: calls wait for their context's end and send its cause here
 }
 
 var (
@@ -44,6 +45,11 @@ var echoSignature = api.Signature{
 }
 
 func (f *walk) Infer(ctx context.Context, call *serve.Call) (*serve.Answer, error) {
+	if f.wait != nil {
+		<-ctx.Done()
+		f.wait <- ctx.Err()
+		return nil, ctx.Err()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.quiet {

@@ -113,11 +113,14 @@ func (e *elements) run(n int64) error {
 	return nil
 }
 
+// count says that there are more or fewer elements than the shape asks for, somewhere.
 func (e *elements) count() error {
 	n, _ := tensor.Elements(e.t.Shape) // checked before
 	return api.Fail(api.CodeBadTensor, "", "input %q: the data do not have the shape %v (%d elements); the difference is at byte %d", clip(e.t.Name), e.t.Shape, n, e.i)
 }
 
+// element reads one element of any type. The type is asked anew for each: the branch is always the same one, and costs less
+// than a loop per type would in lines.
 func (e *elements) element() error {
 	switch e.t.Type {
 	case tensor.Bytes:

@@ -314,6 +314,7 @@ func (d *decoder) output() error {
 	return nil
 }
 
+// shape reads the sizes; their product is checked when the data are.
 func (d *decoder) shape(t *tensor.Tensor) error {
 	if err := d.expect('[', "'[' of the shape"); err != nil {
 		return err

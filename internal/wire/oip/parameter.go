@@ -80,6 +80,8 @@ func (d *decoder) parameterName() ([]byte, error) {
 	return key, nil
 }
 
+// value reads a parameter's value. Objects and arrays are refused: the protocol has none here, and what nobody reads must not
+// be a place to hide a second meaning in.
 func (d *decoder) value(key []byte) (v value, err error) {
 	switch c := d.peek(); {
 	case c == '"':
@@ -99,6 +101,7 @@ func (d *decoder) value(key []byte) (v value, err error) {
 	return v, err
 }
 
+// requestParameter takes the parameters that the server honours on the whole request.
 func (d *decoder) requestParameter(key []byte, v value) error {
 	switch string(key) {
 	case "timeout":
@@ -115,6 +118,7 @@ func (d *decoder) requestParameter(key []byte, v value) error {
 	return nil
 }
 
+// inputParameter takes those of an input. Shared memory is refused rather than ignored: the input has no other data.
 func (d *decoder) inputParameter(key []byte, v value, binary *int64) error {
 	switch string(key) {
 	case "binary_data_size":
@@ -129,6 +133,8 @@ func (d *decoder) inputParameter(key []byte, v value, binary *int64) error {
 	return nil
 }
 
+// outputParameter takes those of a wanted output. Classification is refused rather than ignored: the caller would read the
+// plain output as labels.
 func (d *decoder) outputParameter(key []byte, v value) error {
 	switch string(key) {
 	case "binary_data":

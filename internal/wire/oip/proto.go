@@ -94,6 +94,8 @@ func (r *Request) fill() error {
 	return nil
 }
 
+// protoInput reads one input. Its data are put in by fill, when it is known whether the message has raw contents: the
+// fields of a message may come in any order.
 func (r *Request) protoInput(f field) error {
 	if len(r.Inputs) == MaxTensors {
 		return api.Fail(api.CodeBadRequest, "", "more inputs than the limit of %d", MaxTensors)
@@ -139,6 +141,7 @@ func (r *Request) protoInput(f field) error {
 	return err
 }
 
+// protoOutput reads one wanted output. All outputs of a gRPC answer are raw, so there is no choice to read.
 func (r *Request) protoOutput(f field) error {
 	if len(r.Outputs) == MaxTensors {
 		return api.Fail(api.CodeBadRequest, "", "more outputs than the limit of %d", MaxTensors)
@@ -211,7 +214,8 @@ type field struct {
 	varint uint64
 }
 
-// eachField walks over a message's fields.
+// eachField walks over a message's fields. Fields that nobody knows cost the walk and nothing else; groups, which the protocol
+// does not have, are passed over as unknown with the depth that the library allows.
 func eachField(b []byte, visit func(field) error) error {
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)
@@ -247,6 +251,8 @@ func malformed(n int) error {
 	return api.Fail(api.CodeBadRequest, "", "the message is not valid protobuf: %w", protowire.ParseError(n))
 }
 
+// mustBe refuses a known field of another wire type. The generated code would take it for an unknown field; here that would
+// only hide a broken client.
 func (f field) mustBe(kind protowire.Type) error {
 	if f.kind != kind {
 		return api.Fail(api.CodeBadRequest, "", "field %d of the message has the wrong wire type", f.number)
@@ -254,6 +260,7 @@ func (f field) mustBe(kind protowire.Type) error {
 	return nil
 }
 
+// message walks over a field that is a message itself.
 func (f field) message(visit func(field) error) error {
 	if err := f.mustBe(protowire.BytesType); err != nil {
 		return err
@@ -261,6 +268,7 @@ func (f field) message(visit func(field) error) error {
 	return eachField(f.bytes, visit)
 }
 
+// name reads a string field with the bounds that names and ids have in JSON, too.
 func (f field) name(into *string, what string) error {
 	switch {
 	case f.kind != protowire.BytesType:

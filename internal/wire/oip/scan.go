@@ -17,6 +17,7 @@ type scanner struct {
 	scratch []byte // the last string that had escapes
 }
 
+// fail makes the error of a document that is not as it must be, with the place.
 func (s *scanner) fail(format string, args ...any) error {
 	return api.Fail(api.CodeBadJSON, "", "JSON at byte %d: %s", s.i, fmt.Sprintf(format, args...))
 }
@@ -48,6 +49,7 @@ func (s *scanner) peek() byte {
 	return s.peekSpace()
 }
 
+// peekSpace is peek's slow half, apart so that the quick one is small enough to be inlined.
 func (s *scanner) peekSpace() byte {
 	s.space()
 	if s.i < len(s.b) {
@@ -180,6 +182,7 @@ func unicodeEscape(b []byte) (r rune, size int) {
 	return r, 12
 }
 
+// hex4 reads \uXXXX as a number.
 func hex4(b []byte) (rune, bool) {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return 0, false
@@ -239,6 +242,7 @@ func (s *scanner) skip(depth int) error {
 	return err
 }
 
+// skipMembers steps over an array or object.
 func (s *scanner) skipMembers(open byte, depth int) error {
 	s.i++
 	end := byte(']')
