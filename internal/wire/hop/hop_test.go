@@ -378,6 +378,31 @@ func TestGivingUpOnAFullSocket(t *testing.T) {
 	}
 }
 
+// TestOverrun: frames without tensors do not wait for the socket, so their number has a limit of its own.
+func TestOverrun(t *testing.T) {
+	a, _ := pair(t)
+	broken := make(chan error, 1)
+	w := hop.NewWriter(a, func(err error) {
+		select {
+		case broken <- err:
+			a.Close()
+		default:
+		}
+	})
+	for {
+		f := w.Frame()
+		if err := f.Encode(&hop.Message{Kind: hop.KindPing}, hop.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Send(t.Context(), f); err != nil {
+			if !errors.Is(err, hop.ErrStalled) || !errors.Is(<-broken, hop.ErrStalled) {
+				t.Errorf("got %v", err)
+			}
+			return
+		}
+	}
+}
+
 func pair(t *testing.T) (a, b net.Conn) {
 	t.Helper()
 	listener, err := net.Listen("unix", t.TempDir()+"/s")
