@@ -182,7 +182,7 @@ func (c *Controller) next(s *slot) (unload string, load *api.Want, after time.Du
 		case now.Before(w.again):
 			soon(w.again)
 			continue
-		case !c.mayLoad(w.Digest, s.name):
+		case !c.mayLoad(w.Digest):
 			continue
 		}
 		if best == nil || cmp.Compare(w.Instance, best.Instance) < 0 {
@@ -192,7 +192,7 @@ func (c *Controller) next(s *slot) (unload string, load *api.Want, after time.Du
 	if best == nil {
 		return "", nil, after
 	}
-	c.trial(best.Digest).loading = s.name
+	c.trial(best.Digest).loading++
 	w := best.Want
 	return "", &w, after
 }

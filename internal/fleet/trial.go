@@ -15,10 +15,11 @@ import (
 // has to load alone in a throw-away worker before a serving one touches it again. So blame is exact, also when the
 // worker was killed from outside. Guarded by Controller.mu.
 type trial struct {
-	loading string // worker that loads it now
-	proven  bool   // it loaded in this life of the controller
-	suspect bool
-	losses  int // workers lost under it since it last loaded well
+	loading int  // workers that load it now
+	proven  bool // it loaded in this life of the controller
+	suspect bool // it has to pass alone first
+	passed  bool // it did, since it was last suspect
+	losses  int  // workers lost under it since it last loaded well
 }
 
 const (
@@ -42,8 +43,8 @@ func (c *Controller) trial(digest api.Digest) *trial {
 	return t
 }
 
-// mayLoad needs mu. It says whether a worker may load the file now, and sees to it that a suspect's trial is held.
-func (c *Controller) mayLoad(digest api.Digest, worker string) bool {
+// mayLoad needs mu. It says whether one more worker may load the file now, and sees to it that a suspect's trial is held.
+func (c *Controller) mayLoad(digest api.Digest) bool {
 	t := c.trials[digest]
 	switch {
 	case t == nil:
@@ -52,14 +53,14 @@ func (c *Controller) mayLoad(digest api.Digest, worker string) bool {
 		c.loop.Hint(trialPrefix + string(digest))
 		return false
 	}
-	return t.proven || t.loading == "" || t.loading == worker
+	return t.proven && t.losses == 0 || t.loading == 0
 }
 
 // loaded ends a file's turn; others that waited for its outcome may go on.
 func (c *Controller) loaded(digest api.Digest) {
 	c.mu.Lock()
 	if t := c.trials[digest]; t != nil {
-		t.loading = ""
+		t.loading--
 	}
 	c.mu.Unlock()
 	c.hintAll()
@@ -72,7 +73,7 @@ func (c *Controller) forgetTrials() {
 		wanted[w.Digest] = true
 	}
 	for digest, t := range c.trials {
-		if !wanted[digest] && t.loading == "" && (!t.suspect || len(c.trials) > maxTrials) {
+		if !wanted[digest] && t.loading == 0 && (!t.suspect || len(c.trials) > maxTrials) {
 			delete(c.trials, digest)
 		}
 	}
@@ -82,7 +83,8 @@ func (c *Controller) suspect(digest api.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// In process there is no throw-away worker to try it in.
-	c.trial(digest).suspect = c.config.InProcess == nil
+	t := c.trial(digest)
+	t.suspect, t.passed = c.config.InProcess == nil, false
 }
 
 // suspectLoss is called when a serving worker died while it loaded the file.
@@ -92,6 +94,9 @@ func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
 	t := c.trial(w.Digest)
 	t.losses++
 	blame := t.losses >= maxLosses || c.config.InProcess != nil
+	if blame {
+		t.losses = 0
+	}
 	c.mu.Unlock()
 	if blame {
 		c.fault(ctx, w, c.blame(ctx, w, exit))
@@ -107,9 +112,10 @@ func (c *Controller) prepare(ctx context.Context, w api.Want) (path string, err 
 		return "", quarantined(w, count, reason)
 	}
 	c.mu.Lock()
-	proven := c.trial(w.Digest).proven
+	t := c.trial(w.Digest)
+	known := t.proven || t.passed
 	c.mu.Unlock()
-	if !proven && (count > 0 || err != nil) && c.config.InProcess == nil {
+	if !known && (count > 0 || err != nil) && c.config.InProcess == nil {
 		// It crashed once, or nobody can tell: the serving worker is not the place to find out.
 		c.suspect(w.Digest)
 		c.loop.Hint(trialPrefix + string(w.Digest))
@@ -156,7 +162,7 @@ func (c *Controller) try(ctx context.Context, digest api.Digest) {
 	switch {
 	case err == nil:
 		c.mu.Lock()
-		t.suspect, t.proven = false, true
+		t.suspect, t.passed = false, true
 		c.mu.Unlock()
 		c.hintAll()
 	default:

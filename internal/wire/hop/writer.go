@@ -22,6 +22,8 @@ const (
 	cancelGrace = time.Second
 	// maxBatch is the most frames that one flush joins into one system call.
 	maxBatch = 64
+	// maxQueue is the most frames that wait for a socket; with so many the other end counts as gone.
+	maxQueue = 1 << 16
 	// maxSegments is the most that the system takes in one call.
 	maxSegments = 1024
 	// keepHead is the largest head that is kept for another frame.
@@ -98,9 +100,12 @@ func (w *Writer) Send(ctx context.Context, f *Frame) error {
 	}
 	f.waiting = wait
 	if w.busy {
-		f.queued = true
-		w.queue = append(w.queue, f)
+		full := !w.enqueue(f)
 		w.mu.Unlock()
+		if full {
+			w.Drop(f)
+			return w.overrun()
+		}
 	} else {
 		w.busy = true
 		w.mu.Unlock()
@@ -120,14 +125,37 @@ func (w *Writer) Post(f *Frame) {
 		w.Drop(f)
 		return
 	}
-	f.queued = true
-	w.queue = append(w.queue, f)
+	full := !w.enqueue(f)
 	start := !w.busy
 	w.busy = true
 	w.mu.Unlock()
-	if start {
+	switch {
+	case full:
+		w.Drop(f)
+		_ = w.overrun()
+	case start:
 		go w.flush(nil)
 	}
+}
+
+// enqueue needs mu; it reports whether there was room.
+func (w *Writer) enqueue(f *Frame) bool {
+	if len(w.queue) >= maxQueue {
+		return false
+	}
+	f.queued = true
+	w.queue = append(w.queue, f)
+	return true
+}
+
+// overrun ends a connection whose other end asks without reading the answers.
+func (w *Writer) overrun() error {
+	err := fmt.Errorf("%w: %d frames wait for it", ErrStalled, maxQueue)
+	w.Abort(err)
+	if w.fail != nil {
+		w.fail(err)
+	}
+	return err
 }
 
 // Abort makes every frame, queued or to come, fail with err. The caller closes the connection.
