@@ -4,7 +4,7 @@
 package ort
 
 // #cgo LDFLAGS: -ldl
-// #cgo CFLAGS: -O2 -Wall -Wextra
+// #cgo CFLAGS: -O2 -Wall
 // #include <stdlib.h>
 // #include "ort.h"
 import "C"
@@ -153,6 +153,11 @@ func (r *Runtime) Close() {
 		r.env.release()
 	}
 }
+
+// TrimMemory gives memory that the C allocator keeps for later back to the system; without it much of a closed session
+// stays resident. It takes milliseconds, in which other threads may wait to allocate. It does nothing on a C library
+// other than glibc.
+func TrimMemory() { C.ort_trim() }
 
 // PrepackedWeights holds weights that kernels have rearranged, so that sessions with equal weights share one copy. It
 // may be given to many sessions, also at the same time, and must be closed after all of them.

@@ -14,6 +14,9 @@ import (
 // idleOptions is how many run options an instance keeps for later runs.
 const idleOptions = 32
 
+// onlyFatal is ONNX Runtime's number for a log of nothing but what ends the process.
+const onlyFatal = 4
+
 // instance is one loaded model. Load fills it and then closes ready; until then only Load touches what is below it.
 type instance struct {
 	name   string
@@ -118,6 +121,7 @@ func (in *instance) discard() {
 	in.cancel()
 	if in.session != nil {
 		in.session.Close()
+		defer ort.TrimMemory() // else most of the model's memory would stay with the C allocator
 	}
 	for {
 		select {
@@ -174,8 +178,17 @@ func (in *instance) takeOptions() (*ort.RunOptions, error) {
 	case o := <-in.options:
 		return o, nil
 	default:
-		return in.runtime.NewRunOptions()
 	}
+	o, err := in.runtime.NewRunOptions()
+	if err != nil {
+		return nil, err
+	}
+	// A run that fails is reported by its error; a log line beside it would count each canceled request as a fault.
+	if err := o.SetLogLevel(onlyFatal); err != nil {
+		o.Close()
+		return nil, err
+	}
+	return o, nil
 }
 
 func (in *instance) putOptions(o *ort.RunOptions, clean bool) {
