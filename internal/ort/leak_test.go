@@ -19,9 +19,9 @@ const (
 	leakSessions = 10_000
 	// leakSettled of them come before the first measurement: caches and arenas of the process have their size then.
 	leakSettled = 1_000
-	// leakBound is how much more memory may be resident at the end than at the first measurement, in KiB: less than half
-	// a KiB for each session.
-	leakBound = 4 << 10
+	// leakBound is how much more memory may be resident at the end than at the first measurement, in KiB: what ONNX
+	// Runtime and the C allocator hold swings by some MiB either way, in 40,000 sessions no more than in 10,000.
+	leakBound = 16 << 10
 	// leakChild marks the process that measures; it is started with the allocator's settings of a worker.
 	leakChild = "PENSTOCK_TEST_LEAK"
 )

@@ -23,8 +23,8 @@ import (
 type Options struct {
 	// IntraThreads work together on one operator, the calling thread included. 0: one per physical core; 1: no pool.
 	IntraThreads int
-	// InterThreads run operators side by side in sessions with Parallel set. 0: one per physical core. Default 1 would
-	// serve nearly every model: zero is turned into 1, because most sessions are sequential and threads cost memory.
+	// InterThreads run operators side by side in sessions with Parallel set. Default 1: nearly every session runs its
+	// operators one after the other.
 	InterThreads int
 	// Spin lets idle pool threads turn in a loop for a moment before they sleep: less latency, more processor time.
 	// Default off, as in a server with many models it costs far more than it gains.

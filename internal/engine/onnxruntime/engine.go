@@ -431,6 +431,9 @@ func (e *Engine) Close() error {
 	defer limit.Stop()
 	var err error
 	for _, in := range all {
+		in.stop()
+	}
+	for _, in := range all {
 		select {
 		case <-in.close():
 		case <-limit.C:
