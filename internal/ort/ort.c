@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "_cgo_export.h"
 
 #define CALL(name) ((type_##name)table[index_##name])
@@ -38,6 +42,12 @@ char *ort_load(const char *path) {
 
 const char *ort_version(void) { return base->GetVersionString(); }
 const char *ort_build(void) { return CALL(GetBuildInfoString)(); }
+
+void ort_trim(void) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 int ort_status_code(const OrtStatus *status) { return CALL(GetErrorCode)(status); }
 const char *ort_status_message(const OrtStatus *status) { return CALL(GetErrorMessage)(status); }

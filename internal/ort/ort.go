@@ -4,7 +4,7 @@
 package ort
 
 // #cgo LDFLAGS: -ldl
-// #cgo CFLAGS: -O2 -Wall -Wextra
+// #cgo CFLAGS: -O2 -Wall
 // #include <stdlib.h>
 // #include "ort.h"
 import "C"
@@ -23,8 +23,8 @@ import (
 type Options struct {
 	// IntraThreads work together on one operator, the calling thread included. 0: one per physical core; 1: no pool.
 	IntraThreads int
-	// InterThreads run operators side by side in sessions with Parallel set. 0: one per physical core. Default 1 would
-	// serve nearly every model: zero is turned into 1, because most sessions are sequential and threads cost memory.
+	// InterThreads run operators side by side in sessions with Parallel set. Default 1: nearly every session runs its
+	// operators one after the other.
 	InterThreads int
 	// Spin lets idle pool threads turn in a loop for a moment before they sleep: less latency, more processor time.
 	// Default off, as in a server with many models it costs far more than it gains.
@@ -153,6 +153,11 @@ func (r *Runtime) Close() {
 		r.env.release()
 	}
 }
+
+// TrimMemory gives memory that the C allocator keeps for later back to the system; without it much of a closed session
+// stays resident. It takes milliseconds, in which other threads may wait to allocate. It does nothing on a C library
+// other than glibc.
+func TrimMemory() { C.ort_trim() }
 
 // PrepackedWeights holds weights that kernels have rearranged, so that sessions with equal weights share one copy. It
 // may be given to many sessions, also at the same time, and must be closed after all of them.

@@ -11,6 +11,8 @@ char *ort_load(const char *path);
 const char *ort_version(void);
 const char *ort_build(void);
 
+void ort_trim(void);
+
 int ort_status_code(const OrtStatus *status);
 const char *ort_status_message(const OrtStatus *status);
 void ort_status_free(OrtStatus *status);

@@ -160,7 +160,8 @@ func TestTerminate(t *testing.T) {
 	if err := options.Terminate(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; !ort.Terminated(err) {
+	var e *ort.Error
+	if err := <-ended; !errors.As(err, &e) || e.Code != ort.Fail {
 		t.Errorf("Run after Terminate: %v", err)
 	}
 	if err := options.Resume(); err != nil {

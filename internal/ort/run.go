@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
-	"strings"
 	"sync"
 	"unsafe"
 )
@@ -70,8 +69,8 @@ func (r *RunOptions) SetLogLevel(level int) error {
 	})
 }
 
-// Terminate makes the runs that use these options end soon with an error, as well as later ones until Resume. It may be
-// called from any goroutine. A run notices between two operators: one long operator is not interrupted.
+// Terminate makes the runs that use these options end soon with an error of code Fail, as well as later ones until
+// Resume. It may be called from any goroutine. A run notices between two operators: one long operator is not interrupted.
 func (r *RunOptions) Terminate() error {
 	return r.with("terminate", func(o *C.OrtRunOptions) *C.OrtStatus { return C.ort_run_options_terminate(o, true) })
 }
@@ -402,10 +401,4 @@ func (r *Result) Release() {
 	r.call, r.Outputs = nil, nil
 	C.ort_frame_clear(c.frame)
 	c.release()
-}
-
-// Terminated tells whether an error of Run comes from Terminate.
-func Terminated(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && strings.Contains(e.Message, "terminate flag")
 }

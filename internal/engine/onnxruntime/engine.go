@@ -356,11 +356,9 @@ func (e *Engine) stopped(in *instance) error {
 func (e *Engine) explain(ctx context.Context, in *instance, err error) error {
 	var native *ort.Error
 	switch {
-	case errors.Is(err, ort.ErrClosed):
+	case in.ctx.Err() != nil: // the run was told to stop
 		return e.stopped(in)
-	case ort.Terminated(err) && in.ctx.Err() != nil:
-		return e.stopped(in)
-	case ort.Terminated(err) && ctx.Err() != nil:
+	case ctx.Err() != nil:
 		return ended(ctx, in.name)
 	case errors.As(err, &native):
 		return api.Fail(api.CodeInferenceFailed, in.name, "%s", native.Message).Because(err)
@@ -432,6 +430,9 @@ func (e *Engine) Close() error {
 	limit := time.NewTimer(e.config.CloseWait)
 	defer limit.Stop()
 	var err error
+	for _, in := range all {
+		in.stop()
+	}
 	for _, in := range all {
 		select {
 		case <-in.close():

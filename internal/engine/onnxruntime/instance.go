@@ -11,9 +11,6 @@ import (
 	"github.com/penstock/penstock/internal/ort"
 )
 
-// idleOptions is how many run options an instance keeps for later runs.
-const idleOptions = 32
-
 // instance is one loaded model. Load fills it and then closes ready; until then only Load touches what is below it.
 type instance struct {
 	name   string
@@ -27,19 +24,22 @@ type instance struct {
 	runtime *ort.Runtime
 	inputs  []input
 	byName  map[string]int // index in inputs
-	options chan *ort.RunOptions
+	spare   chan *runner
 
-	mu      sync.Mutex // guards users, retired and the closing of idle
+	mu      sync.Mutex // guards users, retired, the closing of idle, stopped and running
 	users   int
 	retired bool
 	idle    chan struct{} // closed when retired and the last user has left
+	stopped bool
+	running map[*runner]struct{}
 
 	requests, failures atomic.Int64
 	compute            atomic.Int64 // nanoseconds
 }
 
 func newInstance(parent context.Context, name string) *instance {
-	in := &instance{name: name, ready: make(chan struct{}), idle: make(chan struct{}), options: make(chan *ort.RunOptions, idleOptions)}
+	in := &instance{name: name, ready: make(chan struct{}), idle: make(chan struct{}),
+		spare: make(chan *runner, spareRunners), running: map[*runner]struct{}{}}
 	in.ctx, in.cancel = context.WithCancel(parent)
 	return in
 }
@@ -89,8 +89,16 @@ func (in *instance) retire() <-chan struct{} {
 	return in.idle
 }
 
-// stop tells the runs under way to end.
-func (in *instance) stop() { in.cancel() }
+// stop tells the runs under way to end, and those that wait for a slot.
+func (in *instance) stop() {
+	in.cancel()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.stopped = true
+	for r := range in.running {
+		_ = r.options.Terminate() // fails only on closed options, and a running one's are open
+	}
+}
 
 // close waits for a Load under way, which the engine's context has told to end, then retires the instance.
 func (in *instance) close() <-chan struct{} {
@@ -118,11 +126,12 @@ func (in *instance) discard() {
 	in.cancel()
 	if in.session != nil {
 		in.session.Close()
+		defer ort.TrimMemory() // else most of the model's memory would stay with the C allocator
 	}
 	for {
 		select {
-		case o := <-in.options:
-			o.Close()
+		case r := <-in.spare:
+			r.options.Close()
 			continue
 		default:
 		}
@@ -151,61 +160,6 @@ func (in *instance) stats() engine.InstanceStats {
 	in.mu.Unlock()
 	return engine.InstanceStats{Instance: in.name, InFlight: int64(users), Requests: in.requests.Load(),
 		Failures: in.failures.Load(), Compute: time.Duration(in.compute.Load())}
-}
-
-// run runs the model, and stops it when ctx ends or the instance is stopped.
-func (in *instance) run(ctx context.Context, inputs []ort.Tensor, outputs []string) (*ort.Result, error) {
-	options, err := in.takeOptions()
-	if err != nil {
-		return nil, err
-	}
-	forRequest := watch(ctx, options)
-	forInstance := watch(in.ctx, options)
-	result, err := in.session.Run(inputs, outputs, options)
-	// Only when no watcher can terminate any more may the options serve another run.
-	clean := forRequest()
-	clean = forInstance() && clean
-	in.putOptions(options, clean)
-	return result, err
-}
-
-func (in *instance) takeOptions() (*ort.RunOptions, error) {
-	select {
-	case o := <-in.options:
-		return o, nil
-	default:
-		return in.runtime.NewRunOptions()
-	}
-}
-
-func (in *instance) putOptions(o *ort.RunOptions, clean bool) {
-	if clean {
-		select {
-		case in.options <- o:
-			return
-		default:
-		}
-	}
-	o.Close()
-}
-
-// watch terminates the run when ctx ends. The returned function ends the watch; false says that it came too late.
-func watch(ctx context.Context, options *ort.RunOptions) (end func() bool) {
-	if ctx.Done() == nil {
-		return func() bool { return true }
-	}
-	fired := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(fired)
-		_ = options.Terminate() // fails only on closed options, and these are open until the watch has ended
-	})
-	return func() bool {
-		if stop() {
-			return true
-		}
-		<-fired
-		return false
-	}
 }
 
 // describe reads the session's signature and refuses what the protocols cannot carry.
