@@ -220,6 +220,8 @@ func TestRefusedModels(t *testing.T) {
 		{"external data of another case", map[string]string{"m.onnx": net{external: "W.bin"}.onnx(), "w.bin": data}, api.CodeModelRefused, "W.bin"},
 		{"external data in the model's parent", map[string]string{"net/m.onnx": net{external: "w.bin"}.onnx(), "w.bin": data}, api.CodeModelRefused, "w.bin"},
 		{"a file that the model does not name", map[string]string{"m.onnx": good, "w.bin": data}, api.CodeFormatRefused, "w.bin"},
+		{"external data named as a paper", map[string]string{"m.onnx": net{external: "w.txt"}.onnx(), "w.txt": strings.Repeat("w", weightBytes)}, api.CodeFormatRefused, "w.txt"},
+		{"a model as its own data", map[string]string{"m.onnx": net{external: "m.onnx"}.onnx()}, api.CodeModelRefused, "m.onnx"},
 		{"two models", map[string]string{"a.onnx": good, "b.onnx": net{name: "b"}.onnx()}, api.CodeFormatRefused, "exactly one"},
 		{"no model", map[string]string{"README.md": "# nothing"}, api.CodeFormatRefused, "exactly one"},
 		{"a sequence as input", map[string]string{"m.onnx": net{input: sequence}.onnx()}, api.CodeModelRefused, "sequence"},
