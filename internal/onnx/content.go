@@ -244,6 +244,9 @@ func (r *reader) internLocation(value []byte) (string, error) {
 	if err := checkLocation(string(value)); err != nil {
 		return "", err
 	}
+	if int64(len(r.locations)) >= r.limits.ExternalFiles {
+		return "", overLimit("ExternalFiles", r.limits.ExternalFiles, "external tensors lie in more files")
+	}
 	location, err := r.keep(value)
 	if err == nil {
 		r.locations[location] = location

@@ -40,11 +40,32 @@ func (r *reader) call(from, function int32, depth int64) {
 	r.bodies[from].calls = append(calls, call{function: function, depth: int32(depth), times: 1})
 }
 
+// countFunctions makes room for the functions, in proportion to the bytes that they have.
+func (r *reader) countFunctions() error {
+	const minFunctionBytes = 6
+	var functions, bytes int64
+	r.pos = 0
+	err := r.each(modelMessage, r.size, func(f item) error {
+		if f.number == 25 {
+			functions++
+			bytes += f.size() + 3
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if functions > r.limits.Functions {
+		return overLimit("Functions", r.limits.Functions, "the file defines %d functions", functions)
+	}
+	room := min(functions, bytes/minFunctionBytes)
+	r.functions = make(map[uint64]int32, room)
+	r.bodies = make([]body, 0, room+1) // and the main graph
+	return nil
+}
+
 // declare notes that a function exists; its body is read later.
 func (r *reader) declare(at item) error {
-	if int64(len(r.bodies)) >= r.limits.Functions {
-		return overLimit("Functions", r.limits.Functions, "the file defines more functions")
-	}
 	name, overload, domain := r.operatorName[:0], r.overload[:0], DomainDefault
 	err := r.each(functionMessage, at.end, func(f item) error {
 		if f.number != 1 && f.number != 10 && f.number != 13 {
@@ -78,7 +99,8 @@ func (r *reader) declare(at item) error {
 
 // function reads a function's body: what it may name, then default attributes and nodes in their order, then outputs.
 func (r *reader) function(at item, owner int32) error {
-	in := &scope{owner: owner}
+	in := r.enter(nil, owner)
+	defer r.leave(in)
 	err := r.each(functionMessage, at.end, func(f item) (err error) {
 		switch f.number {
 		case 4:

@@ -15,6 +15,33 @@ type scope struct {
 	inputs    map[uint64]struct{}
 	constants map[uint64]struct{}
 	results   map[uint64]struct{} // outputs of the nodes read so far
+	outputs   map[uint64]struct{} // of the graph itself
+}
+
+// enter gives a scope inside parent, or outside all when parent is nil; leave takes it back. A file may have very many
+// small graphs, so their scopes are used again.
+func (r *reader) enter(parent *scope, owner int32) *scope {
+	in := &scope{}
+	if n := len(r.spare); n > 0 {
+		in, r.spare = r.spare[n-1], r.spare[:n-1]
+	}
+	in.parent, in.owner = parent, owner
+	if parent != nil {
+		in.depth, in.imports = parent.depth+1, append(in.imports, parent.imports...)
+	}
+	return in
+}
+
+func (r *reader) leave(in *scope) {
+	in.parent, in.depth, in.imports = nil, 0, in.imports[:0]
+	for _, set := range []*map[uint64]struct{}{&in.inputs, &in.constants, &in.results, &in.outputs} {
+		// Emptying a set costs what it once held, so a large one is left to the garbage collector.
+		if len(*set) > 32 {
+			*set = nil
+		}
+		clear(*set)
+	}
+	r.spare = append(r.spare, in)
 }
 
 // here says whether the name is defined in this graph itself.
@@ -82,11 +109,10 @@ func (r *reader) graph(at item, in *scope, main bool) error {
 		return err
 	}
 	// Outputs come last: by now everything that could produce them was seen.
-	var outputs map[uint64]struct{}
 	r.pos = at.start
 	return r.each(graphMessage, at.end, func(f item) error {
 		if f.number == 12 {
-			return r.output(f, in, &outputs, main)
+			return r.output(f, in, main)
 		}
 		return nil
 	})
@@ -123,8 +149,8 @@ func (r *reader) countGraph(at item, in *scope, main bool) error {
 	}
 	if constants > 0 {
 		room := min(constants, constantBytes/minTensorBytes)
-		in.constants = make(map[uint64]struct{}, room)
 		if main {
+			in.constants = make(map[uint64]struct{}, room)
 			r.model.Constants = make([]Tensor, 0, room)
 		}
 	}
@@ -193,7 +219,7 @@ func (r *reader) initializer(f item, in *scope, main bool) (err error) {
 	return nil
 }
 
-func (r *reader) output(f item, in *scope, seen *map[uint64]struct{}, main bool) error {
+func (r *reader) output(f item, in *scope, main bool) error {
 	value, err := r.value(f, main)
 	if err != nil {
 		return err
@@ -203,7 +229,7 @@ func (r *reader) output(f item, in *scope, seen *map[uint64]struct{}, main bool)
 		return refuse(RuleGraph, "a graph has an output without a name")
 	case !in.visible(value.key):
 		return refuse(RuleGraph, "nothing produces the output %.80q", r.name)
-	case !define(seen, value.key):
+	case !define(&in.outputs, value.key):
 		return refuse(RuleGraph, "the output %.80q is there twice", r.name)
 	}
 	if main {
@@ -334,7 +360,9 @@ func (r *reader) attribute(at item, in *scope) error {
 		case 22, 23:
 			_, err = r.sparse(f)
 		case 6, 11:
-			err = r.graph(f, &scope{parent: in, depth: in.depth + 1, imports: in.imports, owner: in.owner}, false)
+			inner := r.enter(in, in.owner)
+			err = r.graph(f, inner, false)
+			r.leave(inner)
 		case 14, 15:
 			err = r.typed(f, &Value{}, 0, false)
 		case 7, 8:

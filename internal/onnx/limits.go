@@ -25,6 +25,7 @@ type Limits struct {
 	FileBytes     int64 // size of the file in bytes; protobuf itself ends at 2 GiB. Default 2 GiB - 1.
 	Nodes         int64 // operators, also after functions are expanded. Default 200,000.
 	Initializers  int64 // initializers of one graph, and external tensors of the file. Default 200,000.
+	ExternalFiles int64 // different files that external tensors lie in. Default 4,096.
 	Values        int64 // inputs and outputs of one graph, each. Default 4,096.
 	Functions     int64 // functions defined in the file. Default 10,000.
 	Operators     int64 // different operators. Default 2,048.
@@ -32,7 +33,7 @@ type Limits struct {
 	TypeDepth     int64 // types inside types, as a sequence of maps. Default 8.
 	NameBytes     int64 // length of one name in bytes. Default 4,096.
 	AllNamesBytes int64 // length of all names that the answer keeps, in bytes. Default 64 MiB.
-	Fields        int64 // protobuf fields visited, which bounds the time. Default 64 Mi.
+	Fields        int64 // protobuf fields visited, and 64 bytes of text as one, which bounds the time. Default 64 Mi.
 }
 
 // DefaultLimits are the limits that a zero Limits stands for.
@@ -41,6 +42,7 @@ func DefaultLimits() Limits {
 		FileBytes:     1<<31 - 1,
 		Nodes:         200_000,
 		Initializers:  200_000,
+		ExternalFiles: 4_096,
 		Values:        4_096,
 		Functions:     10_000,
 		Operators:     2_048,
@@ -55,7 +57,7 @@ func DefaultLimits() Limits {
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
 	for _, f := range []struct{ field, def *int64 }{
-		{&l.FileBytes, &d.FileBytes}, {&l.Nodes, &d.Nodes}, {&l.Initializers, &d.Initializers}, {&l.Values, &d.Values},
+		{&l.FileBytes, &d.FileBytes}, {&l.Nodes, &d.Nodes}, {&l.Initializers, &d.Initializers}, {&l.ExternalFiles, &d.ExternalFiles}, {&l.Values, &d.Values},
 		{&l.Functions, &d.Functions}, {&l.Operators, &d.Operators}, {&l.GraphDepth, &d.GraphDepth},
 		{&l.TypeDepth, &d.TypeDepth}, {&l.NameBytes, &d.NameBytes}, {&l.AllNamesBytes, &d.AllNamesBytes},
 		{&l.Fields, &d.Fields},

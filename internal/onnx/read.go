@@ -23,8 +23,10 @@ func Read(source io.ReaderAt, size int64, limits Limits) (*Model, error) {
 	r := &reader{
 		scanner:   newScanner(source, size, limits),
 		model:     &Model{Opsets: make(map[string]int64), Ops: make(map[string]int64)},
-		functions: make(map[uint64]int32),
 		locations: make(map[string]string),
+	}
+	if err := r.countFunctions(); err != nil {
+		return nil, err
 	}
 	if err := r.outline(); err != nil {
 		return nil, err
@@ -45,6 +47,7 @@ type reader struct {
 	imports   []uint64          // domains that the model imports
 	functions map[uint64]int32  // by function key: the place in bodies
 	bodies    []body            // of the functions, in file order, and after them the main graph and training graphs
+	spare     []*scope          // scopes to be used again
 	locations map[string]string // external locations, so that a thousand tensors of one file share one text
 	kept      int64             // bytes of names kept in the model, against limits.AllNamesBytes
 	external  int64             // external tensors, against limits.Initializers
@@ -202,7 +205,9 @@ func (r *reader) content() error {
 			if f.number > 2 {
 				return nil
 			}
-			return r.graph(f, &scope{parent: main, imports: r.imports, owner: r.newBody()}, false)
+			in := r.enter(main, r.newBody())
+			defer r.leave(in)
+			return r.graph(f, in, false)
 		})
 	})
 	if err != nil {

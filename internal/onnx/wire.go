@@ -13,6 +13,10 @@ import (
 const (
 	// windowBytes is how much of the file is in memory at a time. It is the most that one read of the source asks for.
 	windowBytes = 64 << 10
+	// jumpBytes is how much is read where the reader has jumped to, most often to look at one tag behind a weight.
+	jumpBytes = 4 << 10
+	// costBytes of a text or of packed numbers, which are looked at byte by byte, count as one more field visited.
+	costBytes = 64
 	// headBytes is the most that a tag and a length take: two numbers of ten bytes.
 	headBytes = 20
 )
@@ -51,6 +55,9 @@ func (s *scanner) peek(n int64, end int64) ([]byte, error) {
 	n = min(n, end-s.pos)
 	if have := s.windowAt + int64(len(s.window)); s.pos < s.windowAt || s.pos+n > have {
 		fill := min(int64(cap(s.window)), s.size-s.pos)
+		if s.pos < s.windowAt || s.pos > have {
+			fill = max(n, min(fill, jumpBytes))
+		}
 		s.window, s.windowAt = s.window[:fill], s.pos
 		read, err := s.source.ReadAt(s.window, s.pos)
 		if int64(read) < fill {
@@ -102,8 +109,8 @@ func placed(err error, at int64) error {
 
 // next reads the tag, and the length or the number behind it. Everything it returns lies before end.
 func (s *scanner) next(schema *message, end int64) (item, error) {
-	if s.fields++; s.fields > s.limits.Fields {
-		return item{}, overLimit("Fields", s.limits.Fields, "the file has too many fields")
+	if err := s.spend(1); err != nil {
+		return item{}, err
 	}
 	head, err := s.peek(headBytes, end)
 	if err != nil {
@@ -150,6 +157,14 @@ func (s *scanner) next(schema *message, end int64) (item, error) {
 	return found, nil
 }
 
+// spend counts work against the limit that bounds the time of a reading.
+func (s *scanner) spend(fields int64) error {
+	if s.fields += fields; s.fields > s.limits.Fields {
+		return overLimit("Fields", s.limits.Fields, "the file has too many fields, or too much text, to be looked at")
+	}
+	return nil
+}
+
 func (s *scanner) fits(known *field, wire protowire.Type) bool {
 	switch known.shape {
 	case varint:
@@ -165,6 +180,9 @@ func (s *scanner) fits(known *field, wire protowire.Type) bool {
 
 // checkText reads a text through the window, however long it is, and refuses what is not UTF-8.
 func (s *scanner) checkText(schema *message, found item) error {
+	if err := s.spend(found.size() / costBytes); err != nil {
+		return err
+	}
 	for s.pos = found.start; s.pos < found.end; {
 		part, err := s.peek(int64(cap(s.window)), found.end)
 		if err != nil {
@@ -237,6 +255,9 @@ func (s *scanner) count(schema *message, found item) (int64, error) {
 
 // countVarints counts the last bytes of numbers: those without the continuation bit.
 func (s *scanner) countVarints(found item, name string) (n int64, err error) {
+	if err := s.spend(found.size() / costBytes); err != nil {
+		return 0, err
+	}
 	run := 0
 	for s.pos = found.start; s.pos < found.end; {
 		part, err := s.peek(int64(cap(s.window)), found.end)
