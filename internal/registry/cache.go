@@ -257,3 +257,27 @@ func syncFolder(name string) error {
 	defer f.Close()
 	return f.Sync()
 }
+
+// Trim removes cached versions that keep does not name. It is the cache's bound: versions that may be rolled back to must
+// stay, so no count or size could tell what to drop. Call it while nothing is being loaded, such as at start.
+func (c *Catalog) Trim(ctx context.Context, keep func(api.Digest) bool) error {
+	entries, err := os.ReadDir(c.cacheDir)
+	if err != nil {
+		return storage("list the cache", err)
+	}
+	for _, entry := range entries {
+		digest := api.Digest("sha256:" + entry.Name())
+		if !digest.Valid() || keep(digest) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return api.Fail(api.CodeCanceled, "", "trimming the cache was broken off").Because(err)
+		}
+		// Under another name first, so that a crash leaves no half version under a good name.
+		gone := filepath.Join(c.cacheDir, unfinished+rand.Text())
+		if err := errors.Join(os.Rename(filepath.Join(c.cacheDir, entry.Name()), gone), os.RemoveAll(gone)); err != nil {
+			return storage("trim the cache", err)
+		}
+	}
+	return nil
+}

@@ -269,3 +269,25 @@ func TestCacheWalk(t *testing.T) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestTrim(t *testing.T) {
+	b := setUp(t, nil)
+	var digests []api.Digest
+	for _, name := range []string{"a", "b", "c"} {
+		v := b.mustPush(t, alice, "digits", map[string]string{"m.onnx": net{name: name}.onnx()})
+		if _, err := b.Materialize(t.Context(), v.Digest); err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, v.Digest)
+	}
+	if err := b.Trim(t.Context(), func(d api.Digest) bool { return d == digests[1] }); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(b.dir, "cache"))
+	if err != nil || len(entries) != 1 || entries[0].Name() != digests[1].Hex() {
+		t.Errorf("left %v, %v", entries, err)
+	}
+	if _, err := b.Materialize(t.Context(), digests[0]); err != nil {
+		t.Errorf("what was trimmed does not come back: %v", err)
+	}
+}

@@ -133,6 +133,26 @@ func TestPushAndFind(t *testing.T) {
 	}
 }
 
+// TestDemoModels takes what real exporters write.
+func TestDemoModels(t *testing.T) {
+	models, err := filepath.Glob("../../demo/*.onnx")
+	if err != nil || len(models) == 0 {
+		t.Fatalf("no demo models: %v", err)
+	}
+	b := setUp(t, nil)
+	for _, name := range models {
+		body, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := b.mustPush(t, alice, "demo", map[string]string{filepath.Base(name): string(body)})
+		if len(v.Signature.Inputs) == 0 || len(v.Signature.Outputs) == 0 || v.Info.Nodes == 0 || v.Info.Opsets["ai.onnx"] == 0 {
+			t.Errorf("%s: signature %+v, info %+v", name, v.Signature, v.Info)
+		}
+		t.Logf("%s: %+v", filepath.Base(name), v.Signature)
+	}
+}
+
 func TestMaterialize(t *testing.T) {
 	b := setUp(t, nil)
 	model := net{external: "w.bin"}.onnx()

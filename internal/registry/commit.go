@@ -63,6 +63,9 @@ func (c *Catalog) Commit(ctx context.Context, p *api.Principal, model api.ModelN
 func (c *Catalog) checkUploaded(ctx context.Context, t api.TenantID, files []api.UploadFile) error {
 	for _, f := range files {
 		size, err := c.statBlob(ctx, t, f.Digest)
+		if api.Is(err, api.CodeBlobNotFound) {
+			return api.Fail(api.CodeBlobNotFound, f.Path, "the bytes of %s were never uploaded here", f.Digest)
+		}
 		if err != nil {
 			return fmt.Errorf("find %s: %w", f.Path, err)
 		}
@@ -105,10 +108,18 @@ func (c *Catalog) readFiles(ctx context.Context, v *api.Version, files []api.Upl
 		return err
 	}
 	v.Signature, v.Info = found.signature, found.info
+	named := map[string]bool{}
+	for _, location := range found.info.ExternalData {
+		named[path.Join(path.Dir(entry.Path), location)] = true
+	}
+	for _, paper := range v.Artifacts {
+		if named[paper.Path] {
+			return api.Fail(api.CodeFormatRefused, paper.Path, "the model's data is named as a document").
+				WithCure("Export the model with its data in a file such as %s.data.", shown(path.Base(entry.Path)))
+		}
+	}
 	for _, f := range others {
-		if !slices.ContainsFunc(found.info.ExternalData, func(location string) bool {
-			return path.Join(path.Dir(entry.Path), location) == f.Path
-		}) {
+		if !named[f.Path] {
 			return api.Fail(api.CodeFormatRefused, f.Path, "the file is neither ONNX, nor named by the model as its data, nor a document").
 				WithCure("Push ONNX, its external data, and text files (.md, .txt, .json, .yaml, .csv) only.")
 		}

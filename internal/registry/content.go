@@ -67,7 +67,8 @@ func textKind(p string) (kind string, is bool) {
 
 // refuseContent looks at a file's bytes, never at its name, and refuses what could run code when it is opened by the
 // tools it was made for: pickle, archives around it, programs. Scanners that look inside such formats are no boundary; an
-// allow-list of formats is.
+// allow-list of formats is. This one sees weights and papers too, so it must be exact where onnx.Sniff, which only ever
+// sees what is pushed as a model, may be quick: any two bytes begin some tensor.
 func refuseContent(file io.ReaderAt, size int64) (reason string, _ error) {
 	head := make([]byte, min(headBytes, size))
 	if _, err := file.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/onnx"
@@ -19,12 +18,12 @@ type graph struct {
 // inspect reads a model with the bounded reader of package onnx and checks the whole of it. The files beside the model
 // come with their sizes, by path relative to the model's folder.
 func inspect(file io.ReaderAt, size int64, beside map[string]int64, limits onnx.Limits) (graph, error) {
-	var first [1]byte
-	// Every ModelProto begins with the tag of one of its fields; nothing else needs the whole reader to be refused.
-	if n, err := file.ReadAt(first[:], 0); n == 0 && err != nil && !errors.Is(err, io.EOF) {
+	head := make([]byte, min(onnx.SniffBytes, size))
+	if _, err := file.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return graph{}, fmt.Errorf("read model: %w", err)
-	} else if n == 0 || !slices.Contains([]byte{0x08, 0x12, 0x1a, 0x22, 0x28, 0x32, 0x3a, 0x42, 0x72}, first[0]) {
-		return graph{}, api.Fail(api.CodeFormatRefused, "", "the file is not ONNX")
+	}
+	if format := onnx.Sniff(head); format != onnx.FormatONNX {
+		return graph{}, api.Fail(api.CodeFormatRefused, "", "%s", format.Reason())
 	}
 	model, err := onnx.Read(file, size, limits)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/big"
 	"strconv"
@@ -11,7 +12,7 @@ import (
 )
 
 // isPickle reports whether a file, read by Python's pickle from its beginning, would do something: run a call, or end in a
-// value. It walks the opcodes with a model of the stack's depth, because a pickle needs no magic number (protocol 0 is
+// value that was imported or came with a protocol number or fills the file. It walks the opcodes with a model of the stack's depth, because a pickle needs no magic number (protocol 0 is
 // plain ASCII) and because one that is broken at its end has already run what stands before. Names and extensions play
 // no part. It builds nothing and keeps one line at most.
 func isPickle(file io.ReaderAt, size int64) bool {
@@ -23,8 +24,8 @@ func isPickle(file io.ReaderAt, size int64) bool {
 // pickleSteps bounds the walk. Nothing but a pickle goes on for so many opcodes with a stack that fits.
 const pickleSteps = 1 << 20
 
-// pickleLine bounds one newline-ended argument.
-const pickleLine = 64 << 10
+// pickleLine is how much of a newline-ended argument is kept. The rest is passed over, so that a long one hides nothing.
+const pickleLine = 4 << 10
 
 type pickle struct {
 	file  io.ReaderAt
@@ -33,14 +34,16 @@ type pickle struct {
 	buf   *bufio.Reader
 	stack []byte // the kind of each value
 	marks []int  // depth at each mark
+	memo  byte   // the most telling kind that was put into the memo; 0 while it is empty
 }
 
-// The kinds of values. Only what may be callable can be called, and only with arguments in a tuple; without this, a list
+// The kinds of values. Only what may be callable can be called, and only with arguments in a container; without this, a list
 // of words can look like a pickle.
 const (
-	callKind  = 'c' // imported, or made by something that is not known here
-	tupleKind = 't'
-	anyKind   = 'x' // fetched from the memo
+	plainKind = 'v'
+	callKind  = 'c' // imported
+	tupleKind = 't' // or another container: Python's own unpickler spreads any of them as arguments
+	anyKind   = 'x' // fetched from a memo that holds something imported
 )
 
 // effect is what an opcode takes from the stack and the kinds that it leaves there.
@@ -52,27 +55,30 @@ type effect struct {
 // The opcodes that only move values, without argument or with one of fixed size.
 var (
 	plainOps = map[byte]effect{
-		'0': {1, ""}, 'N': {0, "v"}, 'Q': {1, "x"}, 'a': {2, "v"}, '}': {0, "v"}, ']': {0, "v"}, 's': {3, "v"},
-		')': {0, "t"}, 0x85: {1, "t"}, 0x86: {2, "t"}, 0x87: {3, "t"}, 0x88: {0, "v"}, 0x89: {0, "v"}, 0x8f: {0, "v"},
-		0x93: {2, "c"}, 0x94: {0, ""}, 0x97: {0, "v"}, 0x98: {1, "v"},
+		'0': {1, ""}, 'N': {0, "v"}, 'Q': {1, "v"}, 'a': {2, "t"}, '}': {0, "t"}, ']': {0, "t"}, 's': {3, "t"},
+		')': {0, "t"}, 0x85: {1, "t"}, 0x86: {2, "t"}, 0x87: {3, "t"}, 0x88: {0, "v"}, 0x89: {0, "v"}, 0x8f: {0, "t"},
+		0x93: {2, "c"}, 0x97: {0, "v"}, 0x98: {1, "v"},
 	}
 	fixedOps = map[byte]struct {
 		effect
 		bytes int64
 	}{
-		'K': {effect{0, "v"}, 1}, 'h': {effect{0, "x"}, 1}, 'q': {effect{0, ""}, 1}, 0x80: {effect{0, ""}, 1},
-		'M': {effect{0, "v"}, 2}, 'J': {effect{0, "v"}, 4}, 'j': {effect{0, "x"}, 4}, 'r': {effect{0, ""}, 4},
+		'K': {effect{0, "v"}, 1}, 0x80: {effect{0, ""}, 1},
+		'M': {effect{0, "v"}, 2}, 'J': {effect{0, "v"}, 4},
 		'G': {effect{0, "v"}, 8}, 0x95: {effect{0, ""}, 8},
-		0x82: {effect{0, "c"}, 1}, 0x83: {effect{0, "c"}, 2}, 0x84: {effect{0, "c"}, 4},
 	}
 	// countedOps are followed by a length of so many bytes, and by as many bytes as it says.
 	countedOps = map[byte]int{'T': 4, 'X': 4, 'B': 4, 'U': 1, 0x8c: 1, 'C': 1, 0x8d: 8, 0x8e: 8, 0x96: 8, 0x8a: 1, 0x8b: 4}
-	// lineOps are followed by a line; p only names what is on the stack.
-	lineOps = map[byte]effect{'I': {0, "v"}, 'L': {0, "v"}, 'S': {0, "v"}, 'V': {0, "v"}, 'F': {0, "v"}, 'P': {0, "x"},
-		'g': {0, "x"}, 'p': {0, ""}}
+	// lineOps are followed by a line.
+	lineOps = map[byte]effect{'I': {0, "v"}, 'L': {0, "v"}, 'S': {0, "v"}, 'V': {0, "v"}, 'F': {0, "v"}, 'P': {0, "v"}}
+	// memoOps put the top of the stack into the memo, or (get) push what is there; so many bytes name the place, -1: a line.
+	memoOps = map[byte]struct {
+		get   bool
+		bytes int64
+	}{'h': {true, 1}, 'j': {true, 4}, 'g': {true, -1}, 'q': {false, 1}, 'r': {false, 4}, 'p': {false, -1}, 0x94: {false, 0}}
 	// markOps take everything above the last mark, and so many values below it.
-	markOps = map[byte]effect{'1': {0, ""}, 'd': {0, "v"}, 'l': {0, "v"}, 't': {0, "t"}, 'e': {1, "v"}, 'u': {1, "v"},
-		0x90: {1, "v"}, 0x91: {0, "v"}}
+	markOps = map[byte]effect{'1': {0, ""}, 'd': {0, "t"}, 'l': {0, "t"}, 't': {0, "t"}, 'e': {1, "t"}, 'u': {1, "t"},
+		0x90: {1, "t"}, 0x91: {0, "t"}}
 	// callOps run code, with so many values above what is called: REDUCE, BUILD, NEWOBJ, NEWOBJ_EX.
 	callOps = map[byte]int{'R': 1, 'b': 1, 0x81: 1, 0x92: 2}
 )
@@ -85,8 +91,8 @@ func (p *pickle) walk() bool {
 			return false
 		}
 		switch op {
-		case '.': // STOP: text that happens to be one value, such as "N.", is too short to worry about
-			return len(p.stack) > 0 && (named || step >= 3)
+		case '.': // STOP: words and numbers may come to this by accident, but hardly at their very end
+			return len(p.stack) > 0 && (named || step >= 3 && p.at == p.size)
 		case '(':
 			p.marks = append(p.marks, len(p.stack))
 			continue
@@ -128,8 +134,11 @@ func (p *pickle) step(op byte) (run, ok bool) {
 		return false, p.counted(width) && p.change(effect{0, "v"})
 	}
 	if e, is := lineOps[op]; is {
-		line, ok := p.line()
-		return false, ok && fits(op, line) && p.change(e)
+		line, last, ok := p.line()
+		return false, ok && fits(op, line, last) && p.change(e)
+	}
+	if m, is := memoOps[op]; is {
+		return false, p.remember(m.get, m.bytes)
 	}
 	if e, is := markOps[op]; is {
 		_, ok := p.toMark()
@@ -157,18 +166,50 @@ func (p *pickle) step(op byte) (run, ok bool) {
 	return false, false
 }
 
+// remember follows the memo by kind alone: which entry is fetched does not matter when any of them could be called.
+func (p *pickle) remember(get bool, width int64) bool {
+	if width < 0 {
+		if line, last, ok := p.line(); !ok || !fits('I', line, last) {
+			return false
+		}
+	} else if !p.skip(width) {
+		return false
+	}
+	if get {
+		if p.memo == 0 {
+			return false
+		}
+		kind := p.memo
+		if kind == callKind {
+			kind = anyKind
+		}
+		p.stack = append(p.stack, kind)
+		return true
+	}
+	if len(p.stack) == 0 {
+		return false
+	}
+	switch top := p.stack[len(p.stack)-1]; {
+	case mayCall(top):
+		p.memo = callKind
+	case p.memo == 0 || p.memo == plainKind:
+		p.memo = top
+	}
+	return true
+}
+
 // fits checks a line's argument the way the unpickler would before it goes on.
-func fits(op byte, line []byte) bool {
+func fits(op byte, line []byte, last byte) bool {
 	text := string(bytes.TrimSpace(line))
 	switch op {
-	case 'I', 'L', 'g', 'p':
+	case 'I', 'L':
 		_, ok := new(big.Int).SetString(strings.TrimSuffix(text[:min(len(text), 64)], "L"), 10)
 		return ok
 	case 'F':
 		_, err := strconv.ParseFloat(text, 64)
 		return err == nil
 	case 'S':
-		return len(text) >= 2 && (text[0] == '\'' || text[0] == '"') && text[len(text)-1] == text[0]
+		return len(text) >= 2 && (text[0] == '\'' || text[0] == '"') && last == text[0]
 	}
 	return true
 }
@@ -230,26 +271,27 @@ func (p *pickle) counted(width int) bool {
 	return n <= uint64(p.size) && p.skip(int64(n))
 }
 
-// line reads one argument up to its line end.
-func (p *pickle) line() ([]byte, bool) {
-	var line []byte
-	for len(line) < pickleLine {
+// line reads one argument up to its line end: its beginning, and its last byte that is no white space.
+func (p *pickle) line() (line []byte, last byte, ok bool) {
+	for {
 		piece, err := p.buf.ReadSlice('\n')
-		line = append(line, piece...)
 		p.at += int64(len(piece))
-		if err == nil {
-			return line[:len(line)-1], true
+		line = append(line, piece[:min(len(piece), pickleLine-len(line))]...)
+		if trimmed := bytes.TrimSpace(piece); len(trimmed) > 0 {
+			last = trimmed[len(trimmed)-1]
 		}
-		if err != bufio.ErrBufferFull {
-			return nil, false
+		if err == nil {
+			return bytes.TrimSuffix(line, []byte("\n")), last, true
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, 0, false
 		}
 	}
-	return nil, false
 }
 
 // name reads a line that could name a Python module or class; prose could not.
 func (p *pickle) name() bool {
-	line, ok := p.line()
+	line, _, ok := p.line()
 	line = bytes.TrimRight(line, "\r")
 	if !ok || len(line) == 0 {
 		return false

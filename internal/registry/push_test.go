@@ -104,6 +104,9 @@ func TestRefusedContent(t *testing.T) {
 		"protocol 0, call from the memo":         "cos\nsystem\np0\n0g0\n(S'x'\ntR.",
 		"a call hidden behind a long value":      "\x80\x04B" + "\x00\x00\x10\x00" + strings.Repeat("A", 1<<20) + "0\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.",
 		"a legacy checkpoint's magic number":     "\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+		"a call with a list of arguments":        "cos\nsystem\n(lS'x'\naR.",
+		"a call with a set's members":            "\x80\x04cos\nsystem\n\x8f(\x8c\x01x\x90R",
+		"a call hidden behind a long line":       "S'" + strings.Repeat("A", 100_000) + "'\n0cos\nsystem\n(S'x'\ntR.",
 		"an endless row of values before a call": strings.Repeat("N0", 1<<19) + "cos\nsystem\n(tR.",
 	}
 	zipped := zipOf(t, "archive/data.pkl", pickles["protocol 2"])
@@ -217,6 +220,8 @@ func TestRefusedModels(t *testing.T) {
 		{"external data of another case", map[string]string{"m.onnx": net{external: "W.bin"}.onnx(), "w.bin": data}, api.CodeModelRefused, "W.bin"},
 		{"external data in the model's parent", map[string]string{"net/m.onnx": net{external: "w.bin"}.onnx(), "w.bin": data}, api.CodeModelRefused, "w.bin"},
 		{"a file that the model does not name", map[string]string{"m.onnx": good, "w.bin": data}, api.CodeFormatRefused, "w.bin"},
+		{"external data named as a paper", map[string]string{"m.onnx": net{external: "w.txt"}.onnx(), "w.txt": strings.Repeat("w", weightBytes)}, api.CodeFormatRefused, "w.txt"},
+		{"a model as its own data", map[string]string{"m.onnx": net{external: "m.onnx"}.onnx()}, api.CodeModelRefused, "m.onnx"},
 		{"two models", map[string]string{"a.onnx": good, "b.onnx": net{name: "b"}.onnx()}, api.CodeFormatRefused, "exactly one"},
 		{"no model", map[string]string{"README.md": "# nothing"}, api.CodeFormatRefused, "exactly one"},
 		{"a sequence as input", map[string]string{"m.onnx": net{input: sequence}.onnx()}, api.CodeModelRefused, "sequence"},

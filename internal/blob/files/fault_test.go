@@ -133,6 +133,7 @@ func putUntilKilled(dir, seedText, atStepText string) int {
 	seed, _ := strconv.ParseUint(seedText, 10, 64)
 	atStep, _ := strconv.Atoi(atStepText)
 	random := rand.New(rand.NewPCG(seed, 1))
+	content := rand.NewChaCha8([32]byte(bytes.Repeat([]byte(seedText), 32)[:32]))
 	steps := 0
 	s, err := files.Open(files.Config{Dir: dir, Fault: func(files.Step) error {
 		if steps++; steps == atStep {
@@ -146,9 +147,7 @@ func putUntilKilled(dir, seedText, atStepText string) int {
 	}
 	for range 10_000 {
 		data := make([]byte, random.IntN(1<<20))
-		for i := range data {
-			data[i] = byte(random.Uint32())
-		}
+		content.Read(data) // never fails
 		info, err := s.Put(context.Background(), bytes.NewReader(data), "", 1<<30)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
