@@ -57,13 +57,12 @@ func (s *System) open(ctx context.Context) (*doors, error) {
 			return nil, fmt.Errorf("listen (%s): %w; choose another port, or port 0 for a free one", door.flag, err)
 		}
 		s.closing(l.Close)
-		l = limits.Listen(l)
 		if secure != nil {
 			config := secure.Clone()
 			config.NextProtos = []string{door.protocol}
 			l = tls.NewListener(l, config)
 		}
-		*door.listener = l
+		*door.listener = limits.Listen(l) // outermost, since it watches the requests that pass in the clear
 	}
 	return d, nil
 }
