@@ -119,6 +119,23 @@ func TestLoadsAndUnloads(t *testing.T) {
 	})
 }
 
+func TestAnInstanceThatClingsHoldsNobodyUp(t *testing.T) {
+	f := newFiles(t)
+	r := run(t, f, func(c *fleet.Config) { c.Unload = 50 * time.Millisecond })
+	clings, other := f.want(t, "clings", "clings"), f.want(t, "other", "ok")
+	r.SetWants([]api.Want{clings})
+	r.awaitLoaded(t, clings, 2)
+	r.SetWants(nil)
+	r.await(t, "unloading has begun", func() bool {
+		return slices.ContainsFunc(r.Workers(), func(w api.Worker) bool { return len(w.Instances) == 1 })
+	})
+	r.SetWants([]api.Want{other})
+	r.awaitLoaded(t, other, 2)
+	if f.lostCount() > 0 {
+		t.Errorf("workers were lost: %v", f.lost)
+	}
+}
+
 func TestKilledWorkerComesBackWarm(t *testing.T) {
 	f := newFiles(t)
 	r := run(t, f, nil)
