@@ -242,9 +242,19 @@ func TestCrashInCompanyIsBlamedInTheEnd(t *testing.T) {
 	f := newFiles(t)
 	r := run(t, f, nil)
 	good, bad := f.want(t, "a", "ok"), f.want(t, "b", "company")
+	// The bad one loads alone, and serves, on the worker that has nothing else; it is blamed where it has company.
+	bad.Replicas = 1
+	r.SetWants([]api.Want{bad})
+	r.awaitLoaded(t, bad, 1)
+	bad.Replicas = 2
+	r.SetWants([]api.Want{good})
+	r.awaitLoaded(t, good, 2)
 	r.SetWants([]api.Want{good, bad})
 	r.awaitErr(t, bad, api.CodeModelCrashes)
 	r.awaitLoaded(t, good, 2)
+	if n := f.crashCount(bad); n != 1 {
+		t.Errorf("one incident was recorded as %d crashes", n)
+	}
 }
 
 func TestRefusedSlowAndAbsent(t *testing.T) {

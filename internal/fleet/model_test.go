@@ -209,6 +209,12 @@ func (f *files) lostCount() int {
 	return len(f.lost)
 }
 
+func (f *files) crashCount(w api.Want) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.crashes[w.Digest]
+}
+
 func (f *files) askedFor(w api.Want) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -279,8 +279,8 @@ const (
 	faultsShown = 5
 )
 
-// fault records why a want could not be loaded. A file that never loaded and is refused stays refused until the want is
-// withdrawn; anything else (a disk, a store, a worker short of memory) may pass.
+// fault records why a want could not be loaded. A file that was blamed for a crash, or that never loaded and is refused,
+// stays refused until the want is withdrawn; anything else (a disk, a store, a worker short of memory) may pass.
 func (c *Controller) fault(ctx context.Context, w api.Want, err error) {
 	if ctx.Err() != nil {
 		return
@@ -296,7 +296,8 @@ func (c *Controller) fault(ctx context.Context, w api.Want, err error) {
 		c.mu.Unlock()
 		return
 	}
-	if permanent(told.Code) && (!c.trial(w.Digest).proven || told.Code == api.CodeQuarantined) {
+	crashed := told.Code == api.CodeModelCrashes || told.Code == api.CodeQuarantined
+	if crashed || permanent(told.Code) && !c.trial(w.Digest).proven {
 		now.err, now.final = &told, true
 	} else {
 		now.faults++
