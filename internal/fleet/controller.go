@@ -73,6 +73,7 @@ type Config struct {
 	Hop    process.Config  // connections to each worker
 
 	Drain        time.Duration // from unwanted to unloaded; default 2 s
+	Unload       time.Duration // of one attempt to unload, while requests hold the instance; default 5 s
 	LoadTimeout  time.Duration // of loading and warming one model; default 60 s
 	StartTimeout time.Duration // from a worker's start to its first answer; default 20 s
 	StopGrace    time.Duration // from asking a worker to end to killing it; default 6 s
@@ -102,6 +103,7 @@ func (c Config) orDefault() Config {
 		c.Probes = 2
 	}
 	setTime(&c.Drain, 2*time.Second)
+	setTime(&c.Unload, 5*time.Second)
 	setTime(&c.LoadTimeout, 60*time.Second)
 	setTime(&c.StartTimeout, 20*time.Second)
 	setTime(&c.StopGrace, 6*time.Second)
@@ -336,11 +338,11 @@ func (c *Controller) step(ctx context.Context, key string) (time.Duration, error
 	return c.tend(ctx, c.slots[i])
 }
 
-// eventPatience bounds the wait for an event's record: the store may be away, and the fleet works without it.
-const eventPatience = 2 * time.Second
+// storePatience bounds the wait for the store, which may be away: the fleet works without it.
+const storePatience = 2 * time.Second
 
 func (c *Controller) tell(tenant api.TenantID, kind, subject, format string, args ...any) {
-	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
 	defer cancel()
 	text := fmt.Sprintf(format, args...)
 	c.config.Log.Info(text, "event", kind, "subject", subject, "tenant", tenant)

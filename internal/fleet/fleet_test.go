@@ -119,6 +119,23 @@ func TestLoadsAndUnloads(t *testing.T) {
 	})
 }
 
+func TestAnInstanceThatClingsHoldsNobodyUp(t *testing.T) {
+	f := newFiles(t)
+	r := run(t, f, func(c *fleet.Config) { c.Unload = 50 * time.Millisecond })
+	clings, other := f.want(t, "clings", "clings"), f.want(t, "other", "ok")
+	r.SetWants([]api.Want{clings})
+	r.awaitLoaded(t, clings, 2)
+	r.SetWants(nil)
+	r.await(t, "unloading has begun", func() bool {
+		return slices.ContainsFunc(r.Workers(), func(w api.Worker) bool { return len(w.Instances) == 1 })
+	})
+	r.SetWants([]api.Want{other})
+	r.awaitLoaded(t, other, 2)
+	if f.lostCount() > 0 {
+		t.Errorf("workers were lost: %v", f.lost)
+	}
+}
+
 func TestKilledWorkerComesBackWarm(t *testing.T) {
 	f := newFiles(t)
 	r := run(t, f, nil)
@@ -225,9 +242,19 @@ func TestCrashInCompanyIsBlamedInTheEnd(t *testing.T) {
 	f := newFiles(t)
 	r := run(t, f, nil)
 	good, bad := f.want(t, "a", "ok"), f.want(t, "b", "company")
+	// The bad one loads alone, and serves, on the worker that has nothing else; it is blamed where it has company.
+	bad.Replicas = 1
+	r.SetWants([]api.Want{bad})
+	r.awaitLoaded(t, bad, 1)
+	bad.Replicas = 2
+	r.SetWants([]api.Want{good})
+	r.awaitLoaded(t, good, 2)
 	r.SetWants([]api.Want{good, bad})
 	r.awaitErr(t, bad, api.CodeModelCrashes)
 	r.awaitLoaded(t, good, 2)
+	if n := f.crashCount(bad); n != 1 {
+		t.Errorf("one incident was recorded as %d crashes", n)
+	}
 }
 
 func TestRefusedSlowAndAbsent(t *testing.T) {

@@ -53,8 +53,8 @@ func runWorker() error {
 	return worker.Serve(ctx, listener, newScripted(), worker.Config{Token: os.Getenv(fleet.TokenVariable)})
 }
 
-// scripted is an engine whose model files are scripts of one word: ok, refuse, segv, exit, hang, deaf, poison (dies when it
-// is asked), company (dies when another instance is loaded already), slow (loads until a file beside it exists).
+// scripted is an engine whose model files are scripts of one word: ok, refuse, segv, exit, hang, deaf, poison (dies when it is asked), company (dies when another instance is loaded already), clings (is
+// never unloaded).
 type scripted struct {
 	mu   sync.Mutex
 	held map[string]string
@@ -94,9 +94,15 @@ func (s *scripted) Load(ctx context.Context, load engine.Load) (engine.Loaded, e
 	return engine.Loaded{Signature: api.Signature{Inputs: []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1}}}}}, nil
 }
 
-func (s *scripted) Unload(_ context.Context, instance string) error {
+func (s *scripted) Unload(ctx context.Context, instance string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.held[instance] == "clings" {
+		s.mu.Unlock()
+		<-ctx.Done()
+		s.mu.Lock()
+		return ctx.Err()
+	}
 	delete(s.held, instance)
 	return nil
 }
@@ -201,6 +207,12 @@ func (f *files) lostCount() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.lost)
+}
+
+func (f *files) crashCount(w api.Want) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.crashes[w.Digest]
 }
 
 func (f *files) askedFor(w api.Want) int {

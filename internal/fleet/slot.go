@@ -47,7 +47,7 @@ func (s *slot) mark(wants map[string]*want, now time.Time) {
 	for instance, h := range s.held {
 		w := wants[instance]
 		switch {
-		case w != nil && w.Digest == h.digest && slices.Contains(w.places, s.name):
+		case w != nil && w.Digest == h.digest && slices.Contains(w.places, s.name) && !h.leaving:
 			h.unwanted = time.Time{}
 		case h.unwanted.IsZero():
 			h.unwanted = now
@@ -197,24 +197,23 @@ func (c *Controller) next(s *slot) (unload string, load *api.Want, after time.Du
 	return "", &w, after
 }
 
-// unload takes an instance away that nobody wants here.
+// unload takes an instance away that nobody wants here. A request that runs on may hold it for as long as its own
+// deadline allows; the worker's other work does not wait for that, and the attempt is repeated after a drain.
 func (c *Controller) unload(ctx context.Context, s *slot, l *life, instance string) {
-	ctx, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
+	limited, cancel := context.WithTimeout(ctx, c.config.Unload)
 	defer cancel()
-	err := l.engine.Unload(ctx, instance)
-	if err != nil && !api.Is(err, api.CodeWorkerLost) && ctx.Err() == nil {
-		c.config.Log.Warn("instance not unloaded", "worker", s.name, "instance", instance, "error", err)
-	}
-	if api.Is(err, api.CodeDeadline) {
-		l.kill() // a request that never ends holds it; only the process's end frees it
-		<-l.gone
+	err := l.engine.Unload(limited, instance)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.life != l || l.lost || ctx.Err() != nil {
 		return
 	}
-	c.mu.Lock()
-	if s.life == l {
+	if err == nil {
 		delete(s.held, instance)
+		return
 	}
-	c.mu.Unlock()
+	s.held[instance].unwanted = time.Now()
+	c.config.Log.Warn("instance not unloaded yet", "worker", s.name, "instance", instance, "error", err)
 }
 
 // load makes one want ready on one worker. Loads on one worker follow each other, so that a death has one suspect.
@@ -280,8 +279,8 @@ const (
 	faultsShown = 5
 )
 
-// fault records why a want could not be loaded. A file that never loaded and is refused stays refused until the want is
-// withdrawn; anything else (a disk, a store, a worker short of memory) may pass.
+// fault records why a want could not be loaded. A file that was blamed for a crash, or that never loaded and is refused,
+// stays refused until the want is withdrawn; anything else (a disk, a store, a worker short of memory) may pass.
 func (c *Controller) fault(ctx context.Context, w api.Want, err error) {
 	if ctx.Err() != nil {
 		return
@@ -297,7 +296,8 @@ func (c *Controller) fault(ctx context.Context, w api.Want, err error) {
 		c.mu.Unlock()
 		return
 	}
-	if permanent(told.Code) && (!c.trial(w.Digest).proven || told.Code == api.CodeQuarantined) {
+	crashed := told.Code == api.CodeModelCrashes || told.Code == api.CodeQuarantined
+	if crashed || permanent(told.Code) && !c.trial(w.Digest).proven {
 		now.err, now.final = &told, true
 	} else {
 		now.faults++

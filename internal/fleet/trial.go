@@ -107,7 +107,7 @@ func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
 
 // prepare checks the record and finds the file. An empty path without error means: it is under suspicion now.
 func (c *Controller) prepare(ctx context.Context, w api.Want) (path string, err error) {
-	count, reason, err := c.config.Crashes.Crashes(ctx, w.Digest)
+	count, reason, err := c.crashes(ctx, w.Digest)
 	if err == nil && count >= quarantineAt {
 		return "", quarantined(w, count, reason)
 	}
@@ -124,12 +124,21 @@ func (c *Controller) prepare(ctx context.Context, w api.Want) (path string, err 
 	return c.config.Artifacts.Materialize(ctx, w.Digest)
 }
 
+// crashes reads the record, for a bounded time.
+func (c *Controller) crashes(ctx context.Context, digest api.Digest) (count int, reason string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	return c.config.Crashes.Crashes(ctx, digest)
+}
+
 func quarantined(w api.Want, count int, reason string) *api.Error {
 	return api.Fail(api.CodeQuarantined, w.Subject, "the file crashed the runtime %d times and is not loaded again; last: %s", count, reason)
 }
 
 // blame records a crash and makes the error that names it.
 func (c *Controller) blame(ctx context.Context, w api.Want, exit string) *api.Error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storePatience) // a crash is a crash, also for a caller who left
+	defer cancel()
 	count, err := c.config.Crashes.RecordCrash(ctx, w.Digest, exit, api.TimeOf(time.Now()))
 	if err != nil {
 		c.config.Log.Error("crash not recorded", "subject", w.Subject, "digest", w.Digest, "error", err)
@@ -207,7 +216,7 @@ func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, erro
 	case <-ctx.Done():
 		return engine.Loaded{}, stoppedWaiting(ctx, w)
 	}
-	if count, reason, err := c.config.Crashes.Crashes(ctx, w.Digest); err == nil && count >= quarantineAt {
+	if count, reason, err := c.crashes(ctx, w.Digest); err == nil && count >= quarantineAt {
 		return engine.Loaded{}, quarantined(w, count, reason)
 	}
 	path, err := c.config.Artifacts.Materialize(ctx, w.Digest)

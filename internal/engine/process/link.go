@@ -57,7 +57,7 @@ func (l *link) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) {
 	// A broken connection ends the engine, which answers every call: there is one way out of here for all.
 	select {
 	case reply := <-c.answer:
-		return l.finish(c, reply)
+		return l.finish(ctx, c, reply)
 	case <-ctx.Done():
 		return l.giveUp(ctx, c, m.ID, true)
 	}
@@ -81,8 +81,9 @@ func (l *link) begin(m *hop.Message) (*call, error) {
 	return c, nil
 }
 
-// finish turns what arrived into the caller's result.
-func (l *link) finish(c *call, reply *hop.Message) (*hop.Message, error) {
+// finish turns what arrived into the caller's result. A worker that is stopping refuses new requests and cancels what
+// it cannot finish; to a caller who did not cancel, that is a worker lost, and the request may go elsewhere.
+func (l *link) finish(ctx context.Context, c *call, reply *hop.Message) (*hop.Message, error) {
 	l.calls.Put(c)
 	if reply == nil {
 		return nil, l.engine.lost()
@@ -90,6 +91,9 @@ func (l *link) finish(c *call, reply *hop.Message) (*hop.Message, error) {
 	if reply.Kind == hop.KindFailure {
 		err := reply.Failure.Error()
 		reply.Release()
+		if err.Code == api.CodeShuttingDown || err.Code == api.CodeCanceled && ctx.Err() == nil {
+			return nil, api.Fail(api.CodeWorkerLost, err.Subject, "the worker stopped before it answered").Because(err)
+		}
 		return nil, err
 	}
 	return reply, nil
@@ -108,7 +112,7 @@ func (l *link) giveUp(ctx context.Context, c *call, id uint64, sent bool) (*hop.
 	}
 	l.mu.Unlock()
 	if !waiting {
-		return l.finish(c, <-c.answer)
+		return l.finish(ctx, c, <-c.answer)
 	}
 	l.calls.Put(c)
 	if sent {

@@ -261,7 +261,7 @@ func TestLostWorkerEndsEveryRequestOnce(t *testing.T) {
 	}
 	stop()
 	for range n {
-		if err := <-got; !api.Is(err, api.CodeWorkerLost) && !api.Is(err, api.CodeCanceled) {
+		if err := <-got; !api.Is(err, api.CodeWorkerLost) {
 			t.Fatalf("got %v", err)
 		}
 	}
