@@ -31,6 +31,14 @@ type Store interface {
 	List(ctx context.Context, each func(Info) error) error
 }
 
+// Local is an extra ability of a Store whose blobs are plain files on this machine. The registry uses it to link a model
+// file into its cache where it would otherwise copy it. Only the registry probes for it.
+type Local interface {
+	// Path names the file that holds a blob. The file is read-only and never changes while it exists: callers may read
+	// and hard-link it, and must not write, move or remove it. Errors are those of Stat.
+	Path(ctx context.Context, digest api.Digest) (string, error)
+}
+
 // Info describes one blob.
 type Info struct {
 	Digest api.Digest

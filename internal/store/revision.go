@@ -22,23 +22,47 @@ func (db *DB) SaveRevision(ctx context.Context, rev api.Revision, rel api.Releas
 		if _, err := needEndpoint(ctx, s, rev.Tenant, rev.Endpoint); err != nil {
 			return err
 		}
-		made, err := s.exec(ctx, `INSERT INTO revisions (tenant, endpoint, number, doc) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			rev.Tenant, rev.Endpoint, rev.Number, doc)
-		if err != nil {
-			return err
-		}
-		if made == 0 {
-			return api.Fail(api.CodeStale, string(rev.Endpoint), "revision %d exists already", rev.Number)
-		}
-		_, known, err := findRelease(ctx, s, rel.Tenant, rel.Endpoint, rel.Number)
-		if err != nil {
-			return err
-		}
-		if known {
-			return api.Fail(api.CodeStale, string(rel.Endpoint), "release %d exists already", rel.Number)
-		}
-		return db.saveRelease(ctx, s, rel)
+		return db.saveRevision(ctx, s, rev, doc, rel)
 	})
+}
+
+// StartRelease keeps what the user asked for, the revision that it resolves to and the release that brings it out, in
+// one transaction: a deploy is there whole or not at all. ifGeneration is as in SaveSpec, the numbers as in SaveRevision.
+func (db *DB) StartRelease(ctx context.Context, spec api.EndpointSpec, ifGeneration int64, rev api.Revision, rel api.Release) (api.Endpoint, error) {
+	text, err := encode(spec)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	doc, err := encode(rev)
+	if err != nil {
+		return api.Endpoint{}, err
+	}
+	return write(ctx, db, "keep the deploy", func(ctx context.Context, s session) (api.Endpoint, error) {
+		ep, err := saveSpec(ctx, s, rev.Tenant, rev.Endpoint, text, ifGeneration, rev.Created)
+		if err != nil {
+			return ep, err
+		}
+		return ep, db.saveRevision(ctx, s, rev, doc, rel)
+	})
+}
+
+func (db *DB) saveRevision(ctx context.Context, s session, rev api.Revision, doc string, rel api.Release) error {
+	made, err := s.exec(ctx, `INSERT INTO revisions (tenant, endpoint, number, doc) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		rev.Tenant, rev.Endpoint, rev.Number, doc)
+	if err != nil {
+		return err
+	}
+	if made == 0 {
+		return api.Fail(api.CodeStale, string(rev.Endpoint), "revision %d exists already", rev.Number)
+	}
+	_, known, err := findRelease(ctx, s, rel.Tenant, rel.Endpoint, rel.Number)
+	if err != nil {
+		return err
+	}
+	if known {
+		return api.Fail(api.CodeStale, string(rel.Endpoint), "release %d exists already", rel.Number)
+	}
+	return db.saveRelease(ctx, s, rel)
 }
 
 // Revision gives one revision.

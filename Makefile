@@ -1,0 +1,67 @@
+# `make` prints the targets. Everything is fetched, built and tested by them; nothing has to be installed by hand beyond
+# Go, Node with npm, Python 3 and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+include scripts/onnxruntime.mk
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO_FILES := $(shell git ls-files '*.go' go.mod go.sum 2>/dev/null)
+
+.PHONY: help
+help: ## Print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: bin/penstock ## Build bin/penstock with ONNX Runtime inside
+
+bin/penstock: $(ONNXRUNTIME_LIB) $(GO_FILES) $(shell git ls-files internal cmd 2>/dev/null)
+	go build -trimpath -ldflags "-X github.com/penstock/penstock/internal/server.Version=$(VERSION)" -o $@ ./cmd/penstock
+
+.PHONY: run
+run: build ## Start a server on loopback with the demo models, and print calls to try (Ctrl-C stops it)
+	@scripts/run-demo.sh
+
+.PHONY: test
+test: build system-packages ## Run all tests, with real PostgreSQL and real worker processes
+	go vet ./...
+	go test -timeout 20m ./...
+	go test -race -short -timeout 20m ./...
+
+.PHONY: fuzz
+fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
+	scripts/fuzz.sh
+
+.PHONY: interop
+interop: build system-packages ## Run clients that we did not write (PyPI) against a server
+	test/interop/run.sh
+
+.PHONY: bench
+bench: build ## Measure against the bare runtime in one run; writes a table
+	test/load/bench.sh
+
+.PHONY: soak
+soak: build ## Deploys, rollbacks and kills under load, longer than in `make test`
+	PENSTOCK_SOAK=1 go test -count=1 -timeout 60m -v -run 'Rollback|Crash' ./test/load/ ./test/fault/
+
+.PHONY: check
+check: lint ## Format, vet, lint and the house test: clean at every commit
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
+	go vet ./...
+	go test -count=1 .
+
+.PHONY: lint
+lint: bin/golangci-lint
+	bin/golangci-lint run ./...
+
+bin/golangci-lint: tools/go.mod tools/go.sum
+	cd tools && go build -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: system-packages
+system-packages:
+	@scripts/system-packages.sh
+
+.PHONY: clean
+clean: ## Remove what was built; keeps the data directory
+	rm -rf bin .cache

@@ -1,0 +1,174 @@
+package files
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/blob"
+)
+
+// bufferBytes is the memory that one Put holds, however large the blob. Large enough that the system calls cost nothing
+// beside the hashing.
+const bufferBytes = 256 << 10
+
+// Put receives a blob: into a new file under uploads/, hashed on the way, synced, then renamed to its digest, and the
+// folder synced. Until the rename nothing is visible; after it the blob is whole.
+func (s *Store) Put(ctx context.Context, r io.Reader, want api.Digest, limit int64) (blob.Info, error) {
+	if want != "" {
+		if _, err := place(want); err != nil {
+			return blob.Info{}, err
+		}
+	}
+	if s.broken.Load() {
+		return blob.Info{}, storage("keep a blob", errors.New("an earlier fsync failed; open the store again"))
+	}
+	temp := uploads + "/" + rand.Text()
+	if err := s.check(StepCreate); err != nil {
+		return blob.Info{}, storage("begin a blob", err)
+	}
+	f, err := s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return blob.Info{}, storage("begin a blob", err)
+	}
+	info, err := s.receive(ctx, f, r, want, limit)
+	if closeErr := f.Close(); err == nil && closeErr != nil {
+		err = storage("write a blob", closeErr)
+	}
+	if err == nil {
+		err = s.finish(temp, info)
+	}
+	if err != nil {
+		// Best effort: what cannot be removed now is removed by a later Open.
+		_ = s.root.Remove(temp)
+		return blob.Info{}, err
+	}
+	return info, nil
+}
+
+// receive fills the temporary file and makes its bytes durable.
+func (s *Store) receive(ctx context.Context, f *os.File, r io.Reader, want api.Digest, limit int64) (blob.Info, error) {
+	sum := sha256.New()
+	size, err := s.stream(ctx, f, sum, r, limit)
+	if err != nil {
+		return blob.Info{}, err
+	}
+	got := api.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
+	if want != "" && got != want {
+		return blob.Info{}, api.Fail(api.CodeDigestMismatch, string(want), "the %d bytes received hash to %s", size, got)
+	}
+	if err := f.Chmod(0o400); err != nil {
+		return blob.Info{}, storage("write a blob", err)
+	}
+	if err := errors.Join(s.check(StepSync), f.Sync()); err != nil {
+		return blob.Info{}, storage("sync a blob", err)
+	}
+	return blob.Info{Digest: got, Size: size}, nil
+}
+
+// stream copies in buffers. It tells the two sides apart: a reader that fails is the caller's trouble, a file that fails
+// is ours.
+func (s *Store) stream(ctx context.Context, f *os.File, sum hash.Hash, r io.Reader, limit int64) (int64, error) {
+	buffer, _ := s.buffers.Get().(*[bufferBytes]byte)
+	if buffer == nil {
+		buffer = new([bufferBytes]byte)
+	}
+	defer s.buffers.Put(buffer)
+	var size int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, api.Fail(api.CodeCanceled, "", "the upload was broken off").Because(err)
+		}
+		n, readErr := fill(r, buffer[:])
+		if size += int64(n); size > limit {
+			return 0, api.Fail(api.CodeTooLarge, "", "the blob is larger than the limit of %d bytes for one blob", limit)
+		}
+		if n > 0 {
+			if err := s.check(StepWrite); err != nil {
+				return 0, storage("write a blob", err)
+			}
+			sum.Write(buffer[:n]) // a hash never fails
+			if _, err := f.Write(buffer[:n]); err != nil {
+				return 0, storage("write a blob", err)
+			}
+		}
+		if readErr == io.EOF { // and only that: a request body that was cut short says io.ErrUnexpectedEOF
+			return size, nil
+		}
+		if readErr != nil {
+			return 0, broken(ctx, readErr, size)
+		}
+	}
+}
+
+// fill reads until the buffer is full or the reader ends. Unlike io.ReadFull it hands the reader's own error on.
+func fill(r io.Reader, buffer []byte) (n int, err error) {
+	const idle = 100 // reads in a row that may bring nothing
+	for empty := 0; n < len(buffer) && err == nil; {
+		var more int
+		more, err = r.Read(buffer[n:])
+		if n += more; more > 0 {
+			empty = 0
+		} else if empty++; empty == idle && err == nil {
+			err = io.ErrNoProgress
+		}
+	}
+	return n, err
+}
+
+// broken names the end of an upload that the sender did not finish.
+func broken(ctx context.Context, err error, size int64) error {
+	var ours *api.Error
+	if errors.As(err, &ours) {
+		return err
+	}
+	if ctx.Err() != nil {
+		return api.Fail(api.CodeCanceled, "", "the upload was broken off").Because(err)
+	}
+	return api.Fail(api.CodeBadRequest, "", "the upload broke off after %d bytes", size).Because(err)
+}
+
+// finish gives the temporary file its name, or drops it when the blob is here already.
+func (s *Store) finish(temp string, info blob.Info) error {
+	name, err := place(info.Digest)
+	if err != nil {
+		return err
+	}
+	if err := s.check(StepRename); err != nil {
+		return storage("name a blob", err)
+	}
+	// A blob of the wrong length was damaged on the disk; the good bytes take its place.
+	present, err := s.root.Lstat(name)
+	if err == nil && present.Mode().IsRegular() && present.Size() == info.Size {
+		err = s.root.Remove(temp)
+	} else if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = s.root.Rename(temp, name)
+	}
+	if err != nil {
+		return storage("name a blob", err)
+	}
+	// Also when it was here already: whoever put it first may not have synced the folder yet.
+	if err := errors.Join(s.check(StepSyncFolder), s.syncFolder(folder(name))); err != nil {
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			s.broken.Store(true)
+		}
+		return storage("sync a blob", fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
+}
+
+func (s *Store) check(step Step) error {
+	if s.fault == nil {
+		return nil
+	}
+	return s.fault(step)
+}

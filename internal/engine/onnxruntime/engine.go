@@ -1,0 +1,448 @@
+// Package onnxruntime is the engine that runs ONNX models in this process. It knows files, tensors and threads, nothing
+// of tenants or versions. Callers: worker (in a child process), server (for those who choose to run models in it).
+package onnxruntime
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/ort"
+	"github.com/penstock/penstock/internal/tensor"
+)
+
+// Config holds the engine's settings. The zero value works, except for CacheDir.
+type Config struct {
+	// CacheDir is where ONNX Runtime's shared library is unpacked once (46 MB); a folder of this user alone.
+	CacheDir string
+	// IntraThreads work together on one operator, of all models together; default: GOMAXPROCS.
+	IntraThreads int
+	// InterThreads run operators side by side; default 1.
+	InterThreads int
+	// MaxRuns is how many runs are inside ONNX Runtime at once; others wait, which Answer.Queue counts. Each takes an
+	// operating system thread. Default: 4 times GOMAXPROCS, at least 16.
+	MaxRuns int
+	// MaxWarm is the most bytes that warming makes up as inputs; a model that takes more is not warmed. Default 256 MiB.
+	MaxWarm int64
+	// CloseWait is how long Close waits for runs that it told to stop; default 10 s.
+	CloseWait time.Duration
+	// Log receives warnings, ONNX Runtime's own too; default slog.Default().
+	Log *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.IntraThreads <= 0 {
+		c.IntraThreads = runtime.GOMAXPROCS(0)
+	}
+	if c.InterThreads <= 0 {
+		c.InterThreads = 1
+	}
+	if c.MaxRuns <= 0 {
+		c.MaxRuns = max(16, 4*runtime.GOMAXPROCS(0))
+	}
+	if c.MaxWarm <= 0 {
+		c.MaxWarm = 256 << 20
+	}
+	if c.CloseWait <= 0 {
+		c.CloseWait = 10 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// Engine runs models through ONNX Runtime. It implements engine.Engine.
+type Engine struct {
+	config Config
+	done   chan struct{}   // closed by Close
+	slots  chan struct{}   // one token per run inside the runtime
+	ctx    context.Context // ends with Close; loads and runs watch it
+	cancel context.CancelFunc
+
+	opening sync.Mutex // held while ONNX Runtime is opened, which takes long; never together with mu
+	mu      sync.Mutex // guards what follows
+	runtime *ort.Runtime
+	loaded  map[string]*instance
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// New makes an engine. ONNX Runtime itself is opened by the first Load.
+func New(config Config) *Engine {
+	e := &Engine{config: config.withDefaults(), done: make(chan struct{}), loaded: map[string]*instance{}}
+	e.slots = make(chan struct{}, e.config.MaxRuns)
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	return e
+}
+
+// Done is closed by Close.
+func (e *Engine) Done() <-chan struct{} { return e.done }
+
+func (e *Engine) closed() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func lost(instance string) error {
+	return api.Fail(api.CodeWorkerLost, instance, "the engine was closed")
+}
+
+// ended turns the end of ctx into the error for it.
+func ended(ctx context.Context, subject string) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return api.Fail(api.CodeDeadline, subject, "the deadline passed before the engine was done").Because(ctx.Err())
+	}
+	return api.Fail(api.CodeCanceled, subject, "the request was canceled").Because(ctx.Err())
+}
+
+// open opens ONNX Runtime at the first call that succeeds.
+func (e *Engine) open() (*ort.Runtime, error) {
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	e.mu.Lock()
+	have := e.runtime
+	e.mu.Unlock()
+	if have != nil {
+		return have, nil
+	}
+	opened, err := ort.Open(e.config.CacheDir, ort.Options{IntraThreads: e.config.IntraThreads, InterThreads: e.config.InterThreads, Log: e.config.Log})
+	if errors.Is(err, ort.ErrNotFetched) {
+		return nil, api.Fail(api.CodeUnsupported, "", "%w", err).WithCure("Run `make onnxruntime`, then build again.")
+	}
+	if err != nil {
+		return nil, api.Fail(api.CodeUnavailable, "", "ONNX Runtime cannot be opened: %v", err).Because(err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed() {
+		opened.Close()
+		return nil, lost("")
+	}
+	e.runtime = opened
+	return opened, nil
+}
+
+// Load makes an instance of a model file. While one Load of an instance is under way, others wait for it; when it fails,
+// the next one tries again with its own file.
+func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, error) {
+	if load.Format != "onnx" {
+		return engine.Loaded{}, api.Fail(api.CodeLoadFailed, load.Instance, "this engine runs models of the format onnx, not %q", load.Format)
+	}
+	for {
+		if ctx.Err() != nil {
+			return engine.Loaded{}, ended(ctx, load.Instance)
+		}
+		in, first, err := e.claim(load.Instance)
+		if err != nil {
+			return engine.Loaded{}, err
+		}
+		if first {
+			return e.fill(ctx, in, load)
+		}
+		select {
+		case <-in.ready:
+		case <-ctx.Done():
+			return engine.Loaded{}, ended(ctx, load.Instance)
+		}
+		if in.failed == nil {
+			return in.loaded, nil
+		}
+	}
+}
+
+// claim finds an instance, or puts an empty one there that the caller must fill.
+func (e *Engine) claim(name string) (_ *instance, first bool, _ error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed() {
+		return nil, false, lost(name)
+	}
+	if in := e.loaded[name]; in != nil {
+		return in, false, nil
+	}
+	in := newInstance(e.ctx, name)
+	e.loaded[name] = in
+	return in, true, nil
+}
+
+// fill loads a claimed instance; on failure it takes the claim back.
+func (e *Engine) fill(ctx context.Context, in *instance, load engine.Load) (engine.Loaded, error) {
+	in.failed = e.start(ctx, in, load)
+	if in.failed != nil {
+		e.mu.Lock()
+		delete(e.loaded, in.name)
+		e.mu.Unlock()
+		in.discard()
+	}
+	close(in.ready)
+	return in.loaded, in.failed
+}
+
+func (e *Engine) start(ctx context.Context, in *instance, load engine.Load) error {
+	opened, err := e.open()
+	if err != nil {
+		return err
+	}
+	both, stop := merge(ctx, e.ctx)
+	defer stop()
+	began := time.Now()
+	session, err := opened.LoadFile(both, load.Path, ort.SessionOptions{LogID: load.Instance})
+	switch {
+	case err != nil && e.closed():
+		return lost(load.Instance)
+	case err != nil && ctx.Err() != nil:
+		return ended(ctx, load.Instance)
+	case err != nil:
+		return refuse(load, err)
+	}
+	in.session, in.runtime = session, opened
+	if err := in.describe(); err != nil {
+		return err
+	}
+	in.loaded.LoadTime = time.Since(began)
+	if !load.Warm {
+		return nil
+	}
+	return e.warm(ctx, in)
+}
+
+// refuse makes the error for a file that cannot be loaded, without the path, which is nothing for callers.
+func refuse(load engine.Load, err error) error {
+	message := err.Error()
+	if native := (*ort.Error)(nil); errors.As(err, &native) {
+		message = native.Message
+	}
+	name := load.Path[strings.LastIndexByte(load.Path, '/')+1:]
+	return api.Fail(api.CodeLoadFailed, load.Instance, "%s", strings.ReplaceAll(message, load.Path, name)).Because(err)
+}
+
+// merge makes a context that ends with either.
+func merge(ctx, other context.Context) (context.Context, context.CancelFunc) {
+	both, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(other, cancel)
+	return both, func() { stop(); cancel() }
+}
+
+// warm runs the model once on zeros, dynamic dimensions 1, so that the first request does not pay for memory and lazily
+// prepared kernels. A run that fails says nothing about real inputs, so it is only logged.
+func (e *Engine) warm(ctx context.Context, in *instance) error {
+	inputs, ok := in.zeros(e.config.MaxWarm)
+	if !ok {
+		e.config.Log.Warn("model is not warmed: its inputs are over the limit", "instance", in.name, "limit_bytes", e.config.MaxWarm)
+		return nil
+	}
+	began := time.Now()
+	answer, err := e.infer(ctx, in, engine.Request{Instance: in.name, Inputs: inputs})
+	answer.Release()
+	in.loaded.WarmTime = time.Since(began)
+	in.forget()
+	if e.closed() || ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		e.config.Log.Warn("warming run failed", "instance", in.name, "err", err)
+	}
+	return nil
+}
+
+// Unload takes an instance away. New requests are refused at once; those under way are waited for until ctx ends, and
+// then told to stop.
+func (e *Engine) Unload(ctx context.Context, name string) error {
+	e.mu.Lock()
+	in := e.loaded[name]
+	e.mu.Unlock()
+	if in == nil {
+		return nil
+	}
+	select {
+	case <-in.ready:
+	case <-ctx.Done():
+		return ended(ctx, name)
+	}
+	e.mu.Lock()
+	if e.loaded[name] == in {
+		delete(e.loaded, name)
+	}
+	e.mu.Unlock()
+	idle := in.retire()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		in.stop() // the last request frees the instance
+	}
+	return nil
+}
+
+// Infer runs one request.
+func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer, error) {
+	if e.closed() {
+		return nil, lost(req.Instance)
+	}
+	if ctx.Err() != nil {
+		return nil, ended(ctx, req.Instance)
+	}
+	e.mu.Lock()
+	in := e.loaded[req.Instance]
+	e.mu.Unlock()
+	if in == nil || !in.isReady() || !in.enter() {
+		if e.closed() {
+			return nil, lost(req.Instance)
+		}
+		return nil, api.Fail(api.CodeNotLoaded, req.Instance, "the instance is not loaded")
+	}
+	defer in.leave()
+	return e.infer(ctx, in, req)
+}
+
+// infer checks, waits for a free slot, and runs. The caller holds the instance.
+func (e *Engine) infer(ctx context.Context, in *instance, req engine.Request) (*engine.Answer, error) {
+	inputs, err := in.accept(req.Inputs)
+	if err == nil {
+		err = in.wanted(req.Outputs)
+	}
+	if err != nil {
+		in.count(0, true)
+		return nil, err
+	}
+	wanted := req.Outputs
+	if len(wanted) == 0 {
+		wanted = nil // all
+	}
+	arrived := time.Now()
+	select {
+	case e.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ended(ctx, in.name)
+	case <-in.ctx.Done():
+		return nil, e.stopped(in)
+	}
+	defer func() { <-e.slots }()
+	began := time.Now()
+	result, err := in.run(ctx, inputs, wanted)
+	compute := time.Since(began)
+	in.count(compute, err != nil)
+	if err != nil {
+		return nil, e.explain(ctx, in, err)
+	}
+	answer := engine.NewAnswer(views(result), result.Release)
+	answer.Queue, answer.Compute = began.Sub(arrived), compute
+	return answer, nil
+}
+
+// stopped is the error for a request whose instance was stopped under it.
+func (e *Engine) stopped(in *instance) error {
+	if e.closed() {
+		return lost(in.name)
+	}
+	return api.Fail(api.CodeNotLoaded, in.name, "the instance was unloaded while it answered")
+}
+
+func (e *Engine) explain(ctx context.Context, in *instance, err error) error {
+	var native *ort.Error
+	switch {
+	case in.ctx.Err() != nil: // the run was told to stop
+		return e.stopped(in)
+	case ctx.Err() != nil:
+		return ended(ctx, in.name)
+	case errors.As(err, &native):
+		return api.Fail(api.CodeInferenceFailed, in.name, "%s", native.Message).Because(err)
+	}
+	return api.Fail(api.CodeInferenceFailed, in.name, "%w", err)
+}
+
+func views(result *ort.Result) []tensor.Tensor {
+	outputs := make([]tensor.Tensor, len(result.Outputs))
+	for i := range result.Outputs {
+		o := &result.Outputs[i]
+		outputs[i] = tensor.Tensor{Name: o.Name, Type: fromNative(o.Type), Shape: o.Shape, Data: o.Data}
+	}
+	return outputs
+}
+
+// Stats reports this process's memory and what is loaded.
+func (e *Engine) Stats(_ context.Context) (engine.Stats, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed() {
+		return engine.Stats{}, lost("")
+	}
+	stats := engine.Stats{PID: os.Getpid(), Runtime: "onnxruntime"}
+	if e.runtime != nil {
+		stats.Runtime += " " + e.runtime.Version()
+	}
+	for _, in := range e.loaded {
+		if in.isReady() {
+			stats.Instances = append(stats.Instances, in.stats())
+		}
+	}
+	slices.SortFunc(stats.Instances, func(a, b engine.InstanceStats) int { return strings.Compare(a.Instance, b.Instance) })
+	resident, err := residentBytes()
+	if err != nil {
+		return engine.Stats{}, fmt.Errorf("read this process's memory: %w", err)
+	}
+	stats.Resident = resident
+	return stats, nil
+}
+
+// residentBytes reads the second field of statm, which counts pages.
+func residentBytes() (int64, error) {
+	raw, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	fields := bytes.Fields(raw)
+	if len(fields) < 2 {
+		return 0, errors.New("statm has fewer than two fields")
+	}
+	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}
+
+// Close stops what runs, unloads everything and gives ONNX Runtime up. Answers that are not released yet stay readable.
+// It is an error when runs do not stop within Config.CloseWait; they are left to end by themselves.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if e.closed() {
+		e.mu.Unlock()
+		return nil
+	}
+	close(e.done)
+	all, opened := e.loaded, e.runtime
+	e.loaded, e.runtime = nil, nil
+	e.mu.Unlock()
+	e.cancel()
+	limit := time.NewTimer(e.config.CloseWait)
+	defer limit.Stop()
+	var err error
+	for _, in := range all {
+		in.stop()
+	}
+	for _, in := range all {
+		select {
+		case <-in.close():
+		case <-limit.C:
+			err = errors.New("close onnxruntime engine: runs did not stop in time")
+			limit.Reset(0)
+		}
+	}
+	if opened != nil {
+		opened.Close()
+	}
+	return err
+}

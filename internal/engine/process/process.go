@@ -1,0 +1,255 @@
+// Package process is the engine whose models live in a worker process: it speaks the hop to a worker over a unix
+// socket. It starts and ends no process (fleet does, through a provider). Callers: fleet, server.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/wire/hop"
+)
+
+// Config tunes the connections to one worker. Zero fields take their defaults.
+type Config struct {
+	Connections int        // sockets, so that one large tensor does not hold up small ones; default 2
+	Requests    int        // requests in flight per connection, those given up included; default 4096
+	Limits      hop.Limits // of one frame
+}
+
+func (c Config) orDefault() Config {
+	if c.Connections <= 0 {
+		c.Connections = 2
+	}
+	if c.Requests <= 0 {
+		c.Requests = 4096
+	}
+	return c
+}
+
+// Engine is a worker seen through its socket. When one of its connections breaks, the whole engine is done: which
+// requests the worker still holds could not be known.
+type Engine struct {
+	config Config
+	pool   hop.Pool
+	pid    int
+	links  []*link
+	next   atomic.Uint64 // request ids, unique over all connections
+	turn   atomic.Uint32 // spreads requests over equally loaded connections
+
+	once    sync.Once
+	done    chan struct{}
+	reason  atomic.Pointer[error] // why it is done
+	readers sync.WaitGroup
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// Dial connects to the worker that listens on the unix socket at address and proves itself with token. ctx bounds the
+// dialling only.
+func Dial(ctx context.Context, address, token string, config Config) (*Engine, error) {
+	e := &Engine{config: config.orDefault(), done: make(chan struct{})}
+	for range e.config.Connections {
+		if err := e.connect(ctx, address, token); err != nil {
+			e.end(hop.ErrClosed)
+			return nil, fmt.Errorf("dial worker at %s: %w", address, err)
+		}
+	}
+	for _, l := range e.links {
+		e.readers.Go(l.read)
+	}
+	return e, nil
+}
+
+func (e *Engine) connect(ctx context.Context, address, token string) error {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", address)
+	if err != nil {
+		return err
+	}
+	// A worker that accepts and stays silent must not hold the dialler: closing is what ends the exchange.
+	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	l, pid, err := e.hello(ctx, conn, token)
+	if !unhook() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = conn.Close()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return err
+	}
+	e.pid = pid
+	e.links = append(e.links, l)
+	return nil
+}
+
+func (e *Engine) hello(ctx context.Context, conn net.Conn, token string) (*link, int, error) {
+	l := newLink(e, conn)
+	f := l.writer.Frame()
+	id := e.next.Add(1)
+	if err := f.Encode(&hop.Message{Kind: hop.KindHello, ID: id, Token: token}, e.config.Limits); err != nil {
+		return nil, 0, err
+	}
+	if err := l.writer.Send(ctx, f); err != nil {
+		return nil, 0, err
+	}
+	m, err := l.reader.Next()
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the answer to hello: %w", err)
+	}
+	defer m.Release()
+	if m.Kind != hop.KindHello.Result() || m.ID != id {
+		return nil, 0, fmt.Errorf("%w: hello answered by kind %d", hop.ErrOrder, m.Kind)
+	}
+	return l, int(m.PID), nil
+}
+
+// PID is the worker's process, as it told.
+func (e *Engine) PID() int { return e.pid }
+
+// Done is closed when the worker cannot be reached any more.
+func (e *Engine) Done() <-chan struct{} { return e.done }
+
+// Err says why the engine is done; nil while it is not.
+func (e *Engine) Err() error {
+	if p := e.reason.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Close ends the connections. The worker stops what it still runs for them; its process is not this engine's.
+func (e *Engine) Close() error {
+	e.end(hop.ErrClosed)
+	e.readers.Wait()
+	return nil
+}
+
+// end makes every request in flight fail, once.
+func (e *Engine) end(err error) {
+	e.once.Do(func() {
+		e.reason.Store(&err)
+		close(e.done)
+		for _, l := range e.links {
+			l.shut(err)
+		}
+	})
+}
+
+// Load makes an instance ready in the worker.
+func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, error) {
+	m := hop.Message{Kind: hop.KindLoad, Load: hop.Load{Instance: load.Instance, Format: load.Format, Path: load.Path,
+		Warm: load.Warm}}
+	reply, err := e.ask(ctx, &m)
+	if err != nil {
+		return engine.Loaded{}, err
+	}
+	defer reply.Release()
+	return engine.Loaded{Signature: reply.Loaded.Signature, LoadTime: reply.Loaded.LoadTime,
+		WarmTime: reply.Loaded.WarmTime}, nil
+}
+
+// Unload takes an instance away when its requests are done.
+func (e *Engine) Unload(ctx context.Context, instance string) error {
+	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindUnload, Instance: instance})
+	reply.Release()
+	return err
+}
+
+// Infer runs one request in the worker. The inputs' bytes go from their memory to the socket without another copy.
+func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer, error) {
+	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindInfer, Instance: req.Instance, Outputs: req.Outputs,
+		Tensors: req.Inputs})
+	if err != nil {
+		return nil, err
+	}
+	answer := engine.NewAnswer(reply.Tensors, reply.Free())
+	answer.Queue, answer.Compute = reply.Queue, reply.Compute
+	return answer, nil
+}
+
+// Stats reports memory and what is loaded.
+func (e *Engine) Stats(ctx context.Context) (engine.Stats, error) {
+	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindStats})
+	if err != nil {
+		return engine.Stats{}, err
+	}
+	defer reply.Release()
+	s := engine.Stats{PID: int(reply.Stats.PID), Runtime: reply.Stats.Runtime, Resident: reply.Stats.Resident}
+	for _, in := range reply.Stats.Instances {
+		s.Instances = append(s.Instances, engine.InstanceStats(in))
+	}
+	return s, nil
+}
+
+// Ping asks whether the worker reads and answers.
+func (e *Engine) Ping(ctx context.Context) error {
+	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindPing})
+	reply.Release()
+	return err
+}
+
+// ask sends a request on the connection with the fewest in flight and waits for its answer.
+func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, ended(err)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return nil, ended(context.DeadlineExceeded)
+		}
+		m.Budget = min(max(left.Truncate(time.Microsecond), time.Microsecond), longestBudget)
+	}
+	m.ID = e.next.Add(1)
+	return e.pick().ask(ctx, m)
+}
+
+// longestBudget is what a deadline that lies further away is sent as; the worker would not take more.
+const longestBudget = 24 * time.Hour
+
+func (e *Engine) pick() *link {
+	n := uint32(len(e.links))
+	first := e.turn.Add(1)
+	best := e.links[first%n]
+	for i := uint32(1); i < n; i++ {
+		if l := e.links[(first+i)%n]; l.load.Load() < best.load.Load() {
+			best = l
+		}
+	}
+	return best
+}
+
+// lost is what a request gets that the worker did not answer.
+func (e *Engine) lost() error {
+	cause := e.Err()
+	if cause == nil {
+		cause = hop.ErrClosed
+	}
+	return api.Fail(api.CodeWorkerLost, "", "the worker was lost before it answered").Because(cause)
+}
+
+// ended is what a request gets whose context ended.
+func ended(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return api.Fail(api.CodeDeadline, "", "the deadline passed before the worker answered").Because(err)
+	}
+	return api.Fail(api.CodeCanceled, "", "the request was cancelled before the worker answered").Because(err)
+}
+
+// notSent is what a request gets that could not be encoded.
+func notSent(err error) error {
+	code := api.CodeBadTensor
+	if errors.Is(err, hop.ErrOversize) {
+		code = api.CodeTooLarge
+	}
+	return api.Fail(code, "", "%v", err)
+}

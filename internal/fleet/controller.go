@@ -1,0 +1,351 @@
+// Package fleet makes the running replicas match what is wanted: it keeps worker processes alive, loads and warms
+// instances on them, watches them, and names the file that crashes one. It is level-triggered: every hint may be lost.
+// It moves no traffic (rollout does), compiles no plan (publish does) and knows no model format (engines do). Callers:
+// server; rollout and publish through interfaces of their own.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/engine/process"
+	"github.com/penstock/penstock/internal/provider"
+	"github.com/penstock/penstock/internal/reconcile"
+)
+
+// Artifacts finds a version's files on this machine.
+type Artifacts interface {
+	// Materialize returns the path of the entry file; its companions lie beside it. It may fetch and may fail.
+	Materialize(ctx context.Context, manifest api.Digest) (path string, err error)
+}
+
+// Crashes remembers which files crashed the runtime, beyond this process's life.
+type Crashes interface {
+	RecordCrash(ctx context.Context, digest api.Digest, reason string, at api.Time) (count int, err error)
+	Crashes(ctx context.Context, digest api.Digest) (count int, reason string, err error)
+}
+
+// Events takes what people want to know.
+type Events interface {
+	AppendEvent(ctx context.Context, e api.Event) error
+}
+
+// Meter counts. Its methods return at once.
+type Meter interface {
+	WorkerStarted(worker string)
+	WorkerLost(worker, reason string)
+	ModelLoaded(subject string, load, warm time.Duration)
+	LoadFailed(subject string, code api.Code)
+}
+
+// The environment of a worker: what it has to know and must not stand on a command line that others can read.
+const (
+	TokenVariable = "PENSTOCK_WORKER_TOKEN" // the hop's shared secret
+	CacheVariable = "PENSTOCK_CACHE"        // directory where the runtime's library is unpacked
+)
+
+// InProcess is the name of the one pseudo worker of the in-process mode.
+const InProcess = "inproc"
+
+// Config tunes a controller. Zero fields take their defaults.
+type Config struct {
+	Workers    int      // worker processes; default 2
+	Executable string   // program of the workers, run as `worker --socket PATH`
+	Env        []string // added to the workers' environment, KEY=value
+	CacheDir   string   // given to workers as CacheVariable
+	Dir        string   // directory for sockets, made private; default a temporary one, since socket paths are short
+
+	InProcess engine.Engine // instead of workers; stays its giver's to close
+
+	Limits provider.Limits // of each worker
+	Hop    process.Config  // connections to each worker
+
+	Drain        time.Duration // from unwanted to unloaded; default 2 s
+	LoadTimeout  time.Duration // of loading and warming one model; default 60 s
+	StartTimeout time.Duration // from a worker's start to its first answer; default 20 s
+	StopGrace    time.Duration // from asking a worker to end to killing it; default 6 s
+	Resync       time.Duration // longest pause between two looks at a worker; default 5 s
+	Health       time.Duration // a worker that does not answer for so long is killed; default 10 s
+	Probes       int           // throw-away workers at the same time; default 2
+
+	Provider  provider.Provider
+	Artifacts Artifacts
+	Crashes   Crashes
+	Events    Events
+	Meter     Meter
+	Changed   func()       // hint that State may answer otherwise now; must not block or call back
+	Log       *slog.Logger // default slog.Default()
+}
+
+func (c Config) orDefault() Config {
+	setTime := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	if c.Workers <= 0 {
+		c.Workers = 2
+	}
+	if c.Probes <= 0 {
+		c.Probes = 2
+	}
+	setTime(&c.Drain, 2*time.Second)
+	setTime(&c.LoadTimeout, 60*time.Second)
+	setTime(&c.StartTimeout, 20*time.Second)
+	setTime(&c.StopGrace, 6*time.Second)
+	setTime(&c.Resync, 5*time.Second)
+	setTime(&c.Health, 10*time.Second)
+	if c.Changed == nil {
+		c.Changed = func() {}
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// validate reports all faults at once.
+func (c *Config) validate() error {
+	var faults []error
+	need := func(ok bool, text string) {
+		if !ok {
+			faults = append(faults, errors.New("fleet: "+text))
+		}
+	}
+	need(c.Artifacts != nil, "no artifacts")
+	need(c.Crashes != nil, "no crash record")
+	need(c.Events != nil, "no events")
+	need(c.Meter != nil, "no meter")
+	need(c.InProcess != nil || c.Provider != nil, "neither a provider nor an engine in this process")
+	need(c.InProcess != nil || c.Executable != "", "no executable for the workers")
+	return errors.Join(faults...)
+}
+
+// Controller owns the workers. Make it with New, then call Run once; every other method may be called at any time.
+type Controller struct {
+	config  Config
+	loop    *reconcile.Loop[string] // keys: a worker's name, or trialKey of a digest
+	hint    func(key string)        // an event's: may be lost
+	slots   []*slot                 // fixed
+	engines atomic.Pointer[map[string]engine.Engine]
+	probes  chan struct{} // a place for a throw-away worker
+	serial  atomic.Int64  // numbers sockets and throw-away workers
+	stop    chan struct{} // closed when Run's ctx ends
+	lives   sync.WaitGroup
+
+	mu      sync.Mutex // guards the fields below and those of slots, lives, wants and trials that say so
+	dir     string     // of the sockets; empty while Run does not run
+	stopped bool
+	wants   map[string]*want
+	trials  map[api.Digest]*trial
+}
+
+// want is one instance wanted and what became of it; guarded by Controller.mu.
+type want struct {
+	api.Want
+	places []string   // workers that should hold it
+	err    *api.Error // why it cannot be loaded
+	final  bool       // err stays until the want is withdrawn
+	faults int        // passing faults in a row
+	again  time.Time  // no attempt before
+}
+
+// New makes a controller; it starts nothing.
+func New(config Config) (*Controller, error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	c := &Controller{config: config.orDefault(), stop: make(chan struct{}), wants: map[string]*want{}, trials: map[api.Digest]*trial{}}
+	c.probes = make(chan struct{}, c.config.Probes)
+	c.engines.Store(&map[string]engine.Engine{})
+	names := []string{InProcess}
+	if c.config.InProcess == nil {
+		names = names[:0]
+		for i := range c.config.Workers {
+			names = append(names, "w"+strconv.Itoa(i+1))
+		}
+	}
+	for _, name := range names {
+		c.slots = append(c.slots, &slot{name: name, state: stateStarting})
+	}
+	c.loop = reconcile.New("fleet", len(c.slots)+c.config.Probes, c.step)
+	c.hint = c.loop.Hint
+	return c, nil
+}
+
+// Run keeps the workers until ctx ends, then stops reporting replicas, stops all workers together and returns when
+// their processes are gone.
+func (c *Controller) Run(ctx context.Context) error {
+	dir, remove, err := c.makeDir()
+	if err != nil {
+		return fmt.Errorf("fleet: make the socket directory: %w", err)
+	}
+	defer remove()
+	c.mu.Lock()
+	c.dir = dir
+	c.mu.Unlock()
+	for _, s := range c.slots {
+		c.loop.Hint(s.name) // from here on each slot says itself when to come back
+	}
+	err = c.loop.Run(ctx)
+
+	c.mu.Lock()
+	c.stopped = true
+	close(c.stop)
+	c.engines.Store(&map[string]engine.Engine{})
+	var running []*life
+	for _, s := range c.slots {
+		if s.life != nil {
+			running = append(running, s.life)
+		}
+	}
+	c.mu.Unlock()
+	c.config.Changed()
+	for _, l := range running {
+		c.lives.Go(func() { l.end(c.config.StopGrace) })
+	}
+	c.lives.Wait()
+	return err
+}
+
+// socketLimit is the system's limit on a socket's path, less room for its name.
+const socketLimit = 108 - 24
+
+func (c *Controller) makeDir() (dir string, remove func(), err error) {
+	if c.config.InProcess != nil {
+		return ".", func() {}, nil
+	}
+	if c.config.Dir != "" {
+		if dir, err = filepath.Abs(c.config.Dir); err != nil {
+			return "", nil, err
+		}
+		if len(dir) <= socketLimit {
+			return dir, func() {}, os.MkdirAll(dir, 0o700)
+		}
+	}
+	dir, err = os.MkdirTemp("", "penstock-")
+	return dir, func() { _ = os.RemoveAll(dir) }, err
+}
+
+func (c *Controller) hintAll() {
+	for _, s := range c.slots {
+		c.hint(s.name)
+	}
+}
+
+// SetWants says what should be loaded from now on; it replaces what was said before. Wants with the same instance are
+// one: the first counts.
+func (c *Controller) SetWants(wants []api.Want) {
+	c.mu.Lock()
+	old := c.wants
+	c.wants = make(map[string]*want, len(wants))
+	for _, w := range wants {
+		if c.wants[w.Instance] != nil {
+			continue
+		}
+		next := &want{Want: w, places: c.place(w)}
+		if before := old[w.Instance]; before != nil && before.Digest == w.Digest {
+			next.err, next.final, next.faults, next.again = before.err, before.final, before.faults, before.again
+		}
+		c.wants[w.Instance] = next
+	}
+	now := time.Now()
+	for _, s := range c.slots {
+		s.mark(c.wants, now)
+	}
+	c.forgetTrials()
+	c.mu.Unlock()
+	c.hintAll()
+}
+
+// State says what became of a want; the zero state is that of an instance nobody wants.
+func (c *Controller) State(instance string) api.InstanceState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.wants[instance]
+	if w == nil {
+		return api.InstanceState{}
+	}
+	state := api.InstanceState{Wanted: len(w.places), Err: w.err}
+	for _, s := range c.slots {
+		if !c.stopped && s.answers(w) {
+			state.Replicas = append(state.Replicas, api.Replica{Worker: s.name, Instance: instance})
+		}
+	}
+	return state
+}
+
+// Engine finds a worker's engine. It is on the path of every request: one atomic load and one look-up.
+func (c *Controller) Engine(worker string) (engine.Engine, bool) {
+	e, ok := (*c.engines.Load())[worker]
+	return e, ok
+}
+
+// publish needs mu: it makes Engine answer what the slots hold now.
+func (c *Controller) publish() {
+	engines := make(map[string]engine.Engine, len(c.slots))
+	for _, s := range c.slots {
+		if s.life != nil && !s.life.lost && !c.stopped {
+			engines[s.name] = s.life.engine
+		}
+	}
+	c.engines.Store(&engines)
+}
+
+// Workers describes the workers, for people.
+func (c *Controller) Workers() []api.Worker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]api.Worker, 0, len(c.slots))
+	for _, s := range c.slots {
+		w := api.Worker{Name: s.name, State: s.state, Restarts: s.restarts, Instances: []string{}}
+		if l := s.life; l != nil {
+			w.PID, w.Runtime, w.Resident, w.Started = l.pid, l.runtime, l.resident, api.TimeOf(l.started)
+		}
+		for instance := range s.held {
+			w.Instances = append(w.Instances, instance)
+		}
+		slices.Sort(w.Instances)
+		list = append(list, w)
+	}
+	return list
+}
+
+// step looks at one worker, or at one digest under suspicion.
+func (c *Controller) step(ctx context.Context, key string) (time.Duration, error) {
+	if digest, ok := strings.CutPrefix(key, trialPrefix); ok {
+		c.try(ctx, api.Digest(digest))
+		return 0, nil
+	}
+	i := slices.IndexFunc(c.slots, func(s *slot) bool { return s.name == key })
+	if i < 0 {
+		return 0, nil
+	}
+	return c.tend(ctx, c.slots[i])
+}
+
+// eventPatience bounds the wait for an event's record: the store may be away, and the fleet works without it.
+const eventPatience = 2 * time.Second
+
+func (c *Controller) tell(tenant api.TenantID, kind, subject, format string, args ...any) {
+	ctx, cancel := context.WithTimeout(context.Background(), eventPatience)
+	defer cancel()
+	text := fmt.Sprintf(format, args...)
+	c.config.Log.Info(text, "event", kind, "subject", subject, "tenant", tenant)
+	err := c.config.Events.AppendEvent(ctx, api.Event{Tenant: tenant, At: api.TimeOf(time.Now()), Kind: kind, Subject: subject, Text: text})
+	if err != nil {
+		c.config.Log.Warn("event not recorded", "event", kind, "subject", subject, "error", err)
+	}
+}

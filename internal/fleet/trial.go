@@ -1,0 +1,253 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
+)
+
+// trial is what is known of a file's behaviour under load. A file that never loaded here is loaded by one worker at a
+// time, so that a bad one takes down one and not all. A file that was being loaded when its worker died is suspect: it
+// has to load alone in a throw-away worker before a serving one touches it again. So blame is exact, also when the
+// worker was killed from outside. Guarded by Controller.mu.
+type trial struct {
+	loading int  // workers that load it now
+	proven  bool // it loaded in this life of the controller
+	suspect bool // it has to pass alone first
+	passed  bool // it did, since it was last suspect
+	losses  int  // workers lost under it since it last loaded well
+}
+
+const (
+	trialPrefix = "trial " // before a digest in a key of the loop
+	// maxLosses is how often a file that passes alone may be loading when a serving worker dies. Then it is blamed after
+	// all: something in it needs company to crash.
+	maxLosses = 5
+	// quarantineAt is the count of crashes from which a file is never loaded again.
+	quarantineAt = 2
+	// maxTrials bounds what is remembered of files that nobody wants any more.
+	maxTrials = 4096
+)
+
+// trial needs mu.
+func (c *Controller) trial(digest api.Digest) *trial {
+	t := c.trials[digest]
+	if t == nil {
+		t = &trial{}
+		c.trials[digest] = t
+	}
+	return t
+}
+
+// mayLoad needs mu. It says whether one more worker may load the file now, and sees to it that a suspect's trial is held.
+func (c *Controller) mayLoad(digest api.Digest) bool {
+	t := c.trials[digest]
+	switch {
+	case t == nil:
+		return true
+	case t.suspect:
+		c.loop.Hint(trialPrefix + string(digest))
+		return false
+	}
+	return t.proven && t.losses == 0 || t.loading == 0
+}
+
+// loaded ends a file's turn; others that waited for its outcome may go on.
+func (c *Controller) loaded(digest api.Digest) {
+	c.mu.Lock()
+	if t := c.trials[digest]; t != nil {
+		t.loading--
+	}
+	c.mu.Unlock()
+	c.hintAll()
+}
+
+// forgetTrials needs mu. Suspects are remembered longer than the others: they may come back.
+func (c *Controller) forgetTrials() {
+	wanted := make(map[api.Digest]bool, len(c.wants))
+	for _, w := range c.wants {
+		wanted[w.Digest] = true
+	}
+	for digest, t := range c.trials {
+		if !wanted[digest] && t.loading == 0 && (!t.suspect || len(c.trials) > maxTrials) {
+			delete(c.trials, digest)
+		}
+	}
+}
+
+func (c *Controller) suspect(digest api.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// In process there is no throw-away worker to try it in.
+	t := c.trial(digest)
+	t.suspect, t.passed = c.config.InProcess == nil, false
+}
+
+// suspectLoss is called when a serving worker died while it loaded the file.
+func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
+	c.suspect(w.Digest)
+	c.mu.Lock()
+	t := c.trial(w.Digest)
+	t.losses++
+	blame := t.losses >= maxLosses || c.config.InProcess != nil
+	if blame {
+		t.losses = 0
+	}
+	c.mu.Unlock()
+	if blame {
+		c.fault(ctx, w, c.blame(ctx, w, exit))
+		return
+	}
+	c.loop.Hint(trialPrefix + string(w.Digest))
+}
+
+// prepare checks the record and finds the file. An empty path without error means: it is under suspicion now.
+func (c *Controller) prepare(ctx context.Context, w api.Want) (path string, err error) {
+	count, reason, err := c.config.Crashes.Crashes(ctx, w.Digest)
+	if err == nil && count >= quarantineAt {
+		return "", quarantined(w, count, reason)
+	}
+	c.mu.Lock()
+	t := c.trial(w.Digest)
+	known := t.proven || t.passed
+	c.mu.Unlock()
+	if !known && (count > 0 || err != nil) && c.config.InProcess == nil {
+		// It crashed once, or nobody can tell: the serving worker is not the place to find out.
+		c.suspect(w.Digest)
+		c.loop.Hint(trialPrefix + string(w.Digest))
+		return "", nil
+	}
+	return c.config.Artifacts.Materialize(ctx, w.Digest)
+}
+
+func quarantined(w api.Want, count int, reason string) *api.Error {
+	return api.Fail(api.CodeQuarantined, w.Subject, "the file crashed the runtime %d times and is not loaded again; last: %s", count, reason)
+}
+
+// blame records a crash and makes the error that names it.
+func (c *Controller) blame(ctx context.Context, w api.Want, exit string) *api.Error {
+	count, err := c.config.Crashes.RecordCrash(ctx, w.Digest, exit, api.TimeOf(time.Now()))
+	if err != nil {
+		c.config.Log.Error("crash not recorded", "subject", w.Subject, "digest", w.Digest, "error", err)
+	}
+	if count >= quarantineAt {
+		c.tell(w.Tenant, "model.quarantined", w.Subject, "%s crashed the runtime %d times and is quarantined: %s", w.Subject, count, exit)
+		return quarantined(w, count, exit)
+	}
+	c.tell(w.Tenant, "model.crashed", w.Subject, "loading %s ended the worker process: %s", w.Subject, exit)
+	return api.Fail(api.CodeModelCrashes, w.Subject, "loading it ended the worker process: %s", exit)
+}
+
+// try holds the trial of a suspect, for the wants that wait for it.
+func (c *Controller) try(ctx context.Context, digest api.Digest) {
+	var waiting []api.Want
+	now := time.Now()
+	c.mu.Lock()
+	t := c.trials[digest]
+	for _, w := range c.wants {
+		if w.Digest == digest && !w.final && !now.Before(w.again) {
+			waiting = append(waiting, w.Want)
+		}
+	}
+	due := t != nil && t.suspect && len(waiting) > 0
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	_, err := c.alone(ctx, waiting[0])
+	switch {
+	case err == nil:
+		c.mu.Lock()
+		t.suspect, t.passed = false, true
+		c.mu.Unlock()
+		c.hintAll()
+	default:
+		c.mu.Lock()
+		t.proven = t.proven && !permanent(api.AsError(err).Code)
+		c.mu.Unlock()
+		for _, w := range waiting {
+			c.fault(ctx, w, err) // when it may pass, a worker asks for another trial after a pause
+		}
+	}
+}
+
+// Probe loads a want's file in a throw-away worker, warms it, and says what the runtime makes of it, or how the worker
+// crashed. It needs Run to be running. In process it loads the file beside the others and takes it away again.
+func (c *Controller) Probe(ctx context.Context, w api.Want) (api.Signature, error) {
+	c.mu.Lock()
+	if c.dir == "" || c.stopped {
+		c.mu.Unlock()
+		return api.Signature{}, api.Fail(api.CodeUnavailable, w.Subject, "the fleet is not running")
+	}
+	c.lives.Add(1)
+	c.mu.Unlock()
+	defer c.lives.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-c.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	loaded, err := c.alone(ctx, w)
+	return loaded.Signature, err
+}
+
+// alone loads a file where nothing else is loaded.
+func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, error) {
+	select {
+	case c.probes <- struct{}{}:
+		defer func() { <-c.probes }()
+	case <-ctx.Done():
+		return engine.Loaded{}, stoppedWaiting(ctx, w)
+	}
+	if count, reason, err := c.config.Crashes.Crashes(ctx, w.Digest); err == nil && count >= quarantineAt {
+		return engine.Loaded{}, quarantined(w, count, reason)
+	}
+	path, err := c.config.Artifacts.Materialize(ctx, w.Digest)
+	if err != nil {
+		return engine.Loaded{}, err
+	}
+	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36))
+	if err != nil {
+		return engine.Loaded{}, api.Fail(api.CodeUnavailable, w.Subject, "no worker could be started to try it").Because(err)
+	}
+	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
+	defer cancel()
+	instance := w.Instance + "~probe"
+	loaded, err := l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: true})
+	if l.process == nil {
+		_ = l.engine.Unload(ctx, instance)
+		return loaded, err
+	}
+	if !api.Is(err, api.CodeWorkerLost) {
+		l.kill() // it holds nothing worth an orderly end
+	}
+	l.watch(c.stop, func() {})
+	switch {
+	case err == nil:
+		return loaded, nil
+	case ctx.Err() != nil:
+		return loaded, stoppedWaiting(ctx, w)
+	case api.Is(err, api.CodeWorkerLost):
+		return loaded, c.blame(ctx, w, l.exit)
+	case api.Is(err, api.CodeDeadline):
+		return loaded, c.tooSlow(w)
+	}
+	refused := *api.AsError(err)
+	refused.Subject = w.Subject
+	return loaded, &refused
+}
+
+func stoppedWaiting(ctx context.Context, w api.Want) *api.Error {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return api.Fail(api.CodeDeadline, w.Subject, "the time was over before it was tried")
+	}
+	return api.Fail(api.CodeCanceled, w.Subject, "the trial was stopped")
+}

@@ -1,0 +1,257 @@
+package gateway
+
+import (
+	"bufio"
+	"compress/zlib"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/penstock/penstock/api"
+)
+
+// bodyClasses are the sizes of pooled body memory. Larger bodies are left to the garbage collector.
+var bodyClasses = [...]int{4 << 10, 64 << 10, 1 << 20, 16 << 20}
+
+// firstBody is the most that a Content-Length is believed before any byte has come.
+const firstBody = 1 << 20
+
+// bodyAlign is where the part after a binary request's JSON begins, so that native readers find its first tensor aligned.
+const bodyAlign = 64
+
+// Body is a request's body in memory. Release gives the memory back; nothing may alias it afterwards.
+type Body struct {
+	Data  []byte
+	s     *Server
+	block *[]byte // the memory, whole
+	held  int64
+	pace  paced
+}
+
+// Release gives the body's memory back.
+func (b *Body) Release() {
+	if b.s == nil {
+		return
+	}
+	b.drop()
+	*b = Body{}
+}
+
+// drop gives the block back and keeps the rest.
+func (b *Body) drop() {
+	b.s.Free(b.held)
+	b.held = 0
+	if b.block == nil {
+		return
+	}
+	for i, size := range bodyClasses {
+		if cap(*b.block) == size {
+			b.s.bodies[i].Put(b.block)
+		}
+	}
+	b.block = nil
+}
+
+// ReadBody reads a request's whole body, at most limit bytes of it, decoded when it is compressed. The memory grows with
+// what really arrives. lead is how many bytes stand before the part to align; 0 when there is no such part. The caller must
+// release the body, also after an error.
+func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead int64) (*Body, error) {
+	b := &Body{s: s}
+	if r.ContentLength > limit {
+		return b, tooLarge(limit)
+	}
+	b.pace = paced{body: r.Body, control: http.NewResponseController(w), grace: s.config.BodyGrace, rate: s.config.BodyBytesPerSec, started: time.Now()}
+	reader, err := s.inflate(r, b, limit)
+	if err != nil {
+		return b, err
+	}
+	// One byte more than announced, so that the end is seen without another step; nothing is believed of a compressed body.
+	most, first := limit+1, int64(4<<10)
+	if r.ContentLength >= 0 && reader == &b.pace {
+		most = r.ContentLength + 1
+		first = min(most, firstBody)
+	}
+	pad := -lead & (bodyAlign - 1)
+	if err := b.grow(0, first+pad); err != nil {
+		return b, err
+	}
+	for n := pad; ; {
+		size := int64(len(*b.block))
+		if n == size {
+			if err := b.grow(n, max(n+1, min(4*size, most+pad))); err != nil {
+				return b, err
+			}
+		}
+		got, err := reader.Read((*b.block)[n:])
+		n += int64(got)
+		if n-pad > limit {
+			return b, tooLarge(limit)
+		}
+		if err == io.EOF {
+			b.pace.done()
+			b.Data = (*b.block)[pad:n:n]
+			return b, nil
+		}
+		if err != nil {
+			return b, readFault(err)
+		}
+	}
+}
+
+// grow makes room for size bytes and keeps the first n.
+func (b *Body) grow(n, size int64) error {
+	block := b.s.take(size)
+	next := Body{s: b.s, block: block, held: int64(cap(*block))}
+	if err := b.s.Hold(next.held); err != nil {
+		next.held = 0
+		next.drop()
+		return err
+	}
+	if b.block != nil {
+		copy((*block)[:n], *b.block)
+	}
+	b.drop()
+	b.block, b.held = next.block, next.held
+	return nil
+}
+
+// Hold counts n bytes of a request against the limit on all of them; what was held must be freed. It is for memory that
+// others allocated: ReadBody counts its own.
+func (s *Server) Hold(n int64) error {
+	if now := s.inFlight.Add(n); now > s.config.InFlightBytes {
+		s.inFlight.Add(-n)
+		return api.Fail(api.CodeQueueFull, "", "request bodies in memory are at the limit of %d bytes", s.config.InFlightBytes)
+	}
+	return nil
+}
+
+// Free ends a Hold.
+func (s *Server) Free(n int64) { s.inFlight.Add(-n) }
+
+// take gives memory of at least size bytes, from a pool where there is one for the size.
+func (s *Server) take(size int64) *[]byte {
+	for i, class := range bodyClasses {
+		if size > int64(class) {
+			continue
+		}
+		if p, ok := s.bodies[i].Get().(*[]byte); ok {
+			return p
+		}
+		block := make([]byte, class)
+		return &block
+	}
+	block := make([]byte, size)
+	return &block
+}
+
+func tooLarge(limit int64) error {
+	return api.Fail(api.CodeTooLarge, "", "the body is larger than the limit of %d bytes", limit)
+}
+
+// readFault explains why a body ended early.
+func readFault(err error) error {
+	var known *api.Error
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return api.Fail(api.CodeDeadline, "", "the body came slower than the minimum rate").Because(err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return api.Fail(api.CodeBadRequest, "", "the body ended before its announced length").Because(err)
+	}
+	return api.Fail(api.CodeBadRequest, "", "the body could not be read").Because(err)
+}
+
+// inflate puts the decoder before a compressed body. One coding is taken, and no more than limit bytes of its result.
+func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, error) {
+	encodings := r.Header["Content-Encoding"]
+	if len(encodings) == 0 {
+		return &b.pace, nil
+	}
+	coding := strings.ToLower(strings.TrimSpace(strings.Join(encodings, ",")))
+	packed := bufio.NewReader(&b.pace)
+	var decoder io.Reader
+	var err error
+	switch coding {
+	case "", "identity":
+		return &b.pace, nil
+	case "gzip":
+		var z *gzip.Reader
+		if z, err = gzip.NewReader(packed); err == nil {
+			z.Multistream(false) // one member is what a client sends; a chain of them is somebody's trick
+			decoder = z
+		}
+	case "deflate":
+		decoder, err = zlib.NewReader(packed)
+	default:
+		return nil, api.Fail(api.CodeBadRequest, "", "Content-Encoding must be one of gzip and deflate, once")
+	}
+	if err != nil {
+		return nil, api.Fail(api.CodeBadRequest, "", "the body is not valid %s", coding).Because(err)
+	}
+	return &ratio{from: decoder, packed: packed, pace: &b.pace, most: s.config.InflateRatio, limit: limit}, nil
+}
+
+// paced sets the connection's read deadline ahead of every read, so that a body must keep its minimum rate.
+type paced struct {
+	body    io.Reader
+	control *http.ResponseController
+	grace   time.Duration
+	rate    int64
+	started time.Time
+	read    int64
+	until   time.Time // the deadline that is set
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	earned := time.Duration(p.read/p.rate) * time.Second
+	if until := p.started.Add(p.grace + earned); until != p.until {
+		p.until = until
+		// Where the connection takes no deadline (a test's recorder), there is no slow caller either.
+		_ = p.control.SetReadDeadline(until)
+	}
+	n, err := p.body.Read(b)
+	p.read += int64(n)
+	return n, err
+}
+
+// done takes the deadline away again: the server goes on reading the connection to notice that the caller hangs up.
+func (p *paced) done() { _ = p.control.SetReadDeadline(time.Time{}) }
+
+// ratio stops a decoder whose output outgrows its input.
+type ratio struct {
+	from   io.Reader
+	packed *bufio.Reader
+	pace   *paced
+	most   int64
+	limit  int64
+	given  int64
+}
+
+// ratioFree is what a body may become whatever its ratio: small bodies of zeros are honest.
+const ratioFree = 1 << 20
+
+func (r *ratio) Read(b []byte) (int, error) {
+	n, err := r.from.Read(b)
+	r.given += int64(n)
+	if r.given > ratioFree && r.given > r.pace.read*r.most {
+		return n, api.Fail(api.CodeTooLarge, "", "the body becomes more than %d times its compressed size", r.most)
+	}
+	if r.given > r.limit {
+		return n, tooLarge(r.limit)
+	}
+	if err != nil && err != io.EOF {
+		return n, api.Fail(api.CodeBadRequest, "", "the compressed body is damaged").Because(err)
+	}
+	if err == io.EOF {
+		if _, more := r.packed.ReadByte(); more != io.EOF {
+			return n, api.Fail(api.CodeBadRequest, "", "something follows the compressed body")
+		}
+	}
+	return n, err
+}

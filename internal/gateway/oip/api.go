@@ -1,0 +1,77 @@
+// Package oip answers the Open Inference Protocol v2 on the gateway: REST with JSON and binary tensors, and gRPC. It turns
+// requests into serve's calls and serve's answers into the protocol's form; what happens between is not its concern.
+// Caller: server, which attaches it to a gateway.Server.
+package oip
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/serve"
+	wire "github.com/penstock/penstock/internal/wire/oip"
+)
+
+// Server is what answers the calls: serve's walk. Errors are *api.Error; names that the principal's tenant does not have
+// are CodeEndpointNotFound or CodeVersionNotFound, whoever else has them.
+type Server interface {
+	// Infer answers one call. Neither the call nor its tensors may be kept or read after it returned: their memory serves
+	// the next request (its strings may be kept, as any). The answer is released when it was written.
+	Infer(ctx context.Context, call *serve.Call) (*serve.Answer, error)
+
+	// Describe tells what serves under an endpoint's name; version may be empty.
+	Describe(p *api.Principal, endpoint api.EndpointName, version string) (serve.View, error)
+}
+
+// Options is what the protocol is attached with.
+type Options struct {
+	Server  Server
+	Name    string // reported as the server's name; some clients want "triton"
+	Version string // reported as the server's version
+}
+
+// protocol is the attached protocol. Both doors share it.
+type protocol struct {
+	gateway  *gateway.Server
+	server   Server
+	name     string
+	version  string
+	log      *slog.Logger
+	requests sync.Pool // of *scratch
+}
+
+// extensions are those that are really done.
+var extensions = []string{"binary_tensor_data", "parameters"}
+
+// Attach puts the protocol on a gateway: REST under /v2, and the gRPC service.
+func Attach(g *gateway.Server, o Options) {
+	p := &protocol{gateway: g, server: o.Server, name: o.Name, version: o.Version, log: g.Log()}
+	p.requests.New = func() any { return new(scratch) }
+	g.Handle("/v2", p)
+	g.Open(wire.GRPCInferenceService_ServerLive_FullMethodName)
+	g.Open(wire.GRPCInferenceService_ServerReady_FullMethodName)
+	register(g.GRPC(), p)
+}
+
+// scratch is what one infer request needs, kept for the next.
+type scratch struct {
+	request wire.Request
+	out     []byte
+	call    serve.Call
+}
+
+// keepOut is the most answer memory that is kept between requests.
+const keepOut = 4 << 20
+
+func (p *protocol) take() *scratch { return p.requests.Get().(*scratch) }
+
+func (p *protocol) give(s *scratch) {
+	s.request.Reset()
+	s.call = serve.Call{}
+	if cap(s.out) > keepOut {
+		s.out = nil
+	}
+	p.requests.Put(s)
+}

@@ -1,0 +1,130 @@
+package oip
+
+import (
+	"strings"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/serve"
+)
+
+// The bounds of what callers send beside the request.
+const (
+	maxUnit     = 256 // bytes of Penstock-Unit
+	maxEndpoint = 255 // bytes of a model name; longer ones are not looked up
+	maxVersion  = 18  // digits of a version
+)
+
+// labels are the values that come as HTTP headers or gRPC metadata. Each may be given once.
+type labels struct {
+	unit, variant, traceparent []string
+}
+
+// put checks the labels and writes them into a call.
+func (l labels) put(call *serve.Call) error {
+	var err error
+	if call.Unit, err = single("Penstock-Unit", l.unit); err != nil {
+		return err
+	}
+	if len(call.Unit) > maxUnit {
+		return api.Fail(api.CodeBadRequest, "", "Penstock-Unit has %d bytes, limit %d", len(call.Unit), maxUnit)
+	}
+	for _, c := range []byte(call.Unit) {
+		if c < 0x20 || c >= 0x7f {
+			return api.Fail(api.CodeBadRequest, "", "Penstock-Unit must be printable ASCII")
+		}
+	}
+	if call.Variant, err = single("Penstock-Variant", l.variant); err != nil {
+		return err
+	}
+	if call.Variant != "" {
+		if err := api.CheckName("variant", call.Variant); err != nil {
+			return err
+		}
+	}
+	if len(l.traceparent) == 1 {
+		call.TraceID, call.ParentID, call.Sampled = traceparent(l.traceparent[0])
+	}
+	return nil
+}
+
+func single(name string, values []string) (string, error) {
+	switch len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return values[0], nil
+	}
+	return "", api.Fail(api.CodeBadRequest, "", "%s is given %d times", name, len(values))
+}
+
+// traceparent reads the W3C trace context, version-traceid-parentid-flags. What is malformed counts as absent, as the
+// standard wants.
+func traceparent(s string) (traceID, parentID string, sampled bool) {
+	if len(s) < 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
+		return "", "", false
+	}
+	version, trace, parent, flags := s[:2], s[3:35], s[36:52], s[53:55]
+	if !lowerHex(version) || !lowerHex(trace) || !lowerHex(parent) || !lowerHex(flags) || version == "ff" {
+		return "", "", false
+	}
+	if len(s) > 55 && (version == "00" || s[55] != '-') {
+		return "", "", false
+	}
+	if strings.Trim(trace, "0") == "" || strings.Trim(parent, "0") == "" {
+		return "", "", false
+	}
+	last := flags[1]
+	if last >= 'a' {
+		last -= 'a' - 10
+	}
+	return trace, parent, last&1 == 1
+}
+
+func lowerHex(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// checkTarget refuses names and versions that cannot name anything and look like something else, such as a path.
+func checkTarget(endpoint, version string) error {
+	if endpoint == "" || len(endpoint) > maxEndpoint || strings.Contains(endpoint, "..") {
+		return api.Fail(api.CodeBadName, "", "the model name is empty, longer than %d bytes, or holds '..'", maxEndpoint)
+	}
+	for _, c := range []byte(endpoint) {
+		letter := c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9'
+		if !letter && c != '.' && c != '_' && c != '-' {
+			return api.Fail(api.CodeBadName, "", "the model name may hold letters, digits, '.', '_' and '-'")
+		}
+	}
+	if len(version) > maxVersion {
+		return api.Fail(api.CodeBadName, "", "the version has %d characters, limit %d", len(version), maxVersion)
+	}
+	for _, c := range []byte(version) {
+		if c < '0' || c > '9' {
+			return api.Fail(api.CodeBadName, "", "the version must be a number")
+		}
+	}
+	return nil
+}
+
+// named gives serve's errors about names the protocol's wording, which clients look for. A foreign name and a missing
+// one are the same error and so the same words.
+func named(err error, endpoint, version string) error {
+	e := api.AsError(err)
+	switch e.Code {
+	case api.CodeEndpointNotFound, api.CodeModelNotFound, api.CodeNotFound:
+		return api.Fail(e.Code, "", "Request for unknown model: '%s' is not found", endpoint)
+	case api.CodeVersionNotFound:
+		return api.Fail(e.Code, "", "Request for unknown model: '%s' version %s is not found", endpoint, version)
+	case api.CodeNotReady:
+		wait := e.RetryAfter
+		e = api.Fail(e.Code, "", "Request for unknown model: '%s' has no available versions", endpoint).Because(err)
+		e.RetryAfter = wait
+		return e
+	}
+	return err
+}

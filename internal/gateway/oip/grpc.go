@@ -1,0 +1,155 @@
+package oip
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/gateway"
+	wire "github.com/penstock/penstock/internal/wire/oip"
+)
+
+// service answers the gRPC methods. Those that the embedded value answers are UNIMPLEMENTED.
+type service struct {
+	wire.UnimplementedGRPCInferenceServiceServer
+	p *protocol
+}
+
+// register puts the service on a gRPC server, with a way of its own for ModelInfer: the generated one would copy every
+// tensor into messages first.
+func register(server *grpc.Server, p *protocol) {
+	own := wire.GRPCInferenceService_ServiceDesc
+	own.Methods = append([]grpc.MethodDesc(nil), own.Methods...)
+	for i := range own.Methods {
+		if own.Methods[i].MethodName == "ModelInfer" {
+			own.Methods[i].Handler = modelInfer
+		}
+	}
+	server.RegisterService(&own, &service{p: p})
+}
+
+// ServerLive answers as soon as the process serves.
+func (s *service) ServerLive(context.Context, *wire.ServerLiveRequest) (*wire.ServerLiveResponse, error) {
+	return &wire.ServerLiveResponse{Live: true}, nil
+}
+
+// ServerReady tells whether the whole server can answer.
+func (s *service) ServerReady(context.Context, *wire.ServerReadyRequest) (*wire.ServerReadyResponse, error) {
+	return &wire.ServerReadyResponse{Ready: s.p.gateway.Ready()}, nil
+}
+
+// ModelReady tells whether an endpoint can answer. An unknown one is not ready, which is no error to clients that wait for
+// it.
+func (s *service) ModelReady(ctx context.Context, r *wire.ModelReadyRequest) (*wire.ModelReadyResponse, error) {
+	if err := checkTarget(r.GetName(), r.GetVersion()); err != nil {
+		return nil, err
+	}
+	view, err := s.p.server.Describe(gateway.PrincipalOf(ctx), api.EndpointName(r.GetName()), r.GetVersion())
+	if kind := api.KindOf(err); err != nil && kind != api.NotFound && kind != api.Unavailable {
+		return nil, err
+	}
+	return &wire.ModelReadyResponse{Ready: err == nil && view.Ready}, nil
+}
+
+// ServerMetadata names the server and its extensions.
+func (s *service) ServerMetadata(context.Context, *wire.ServerMetadataRequest) (*wire.ServerMetadataResponse, error) {
+	return &wire.ServerMetadataResponse{Name: s.p.name, Version: s.p.version, Extensions: extensions}, nil
+}
+
+// ModelMetadata describes an endpoint.
+func (s *service) ModelMetadata(ctx context.Context, r *wire.ModelMetadataRequest) (*wire.ModelMetadataResponse, error) {
+	if err := checkTarget(r.GetName(), r.GetVersion()); err != nil {
+		return nil, err
+	}
+	view, err := s.p.server.Describe(gateway.PrincipalOf(ctx), api.EndpointName(r.GetName()), r.GetVersion())
+	if err != nil {
+		return nil, named(err, r.GetName(), r.GetVersion())
+	}
+	return &wire.ModelMetadataResponse{
+		Name: r.GetName(), Versions: view.Versions, Platform: view.Platform,
+		Inputs: tensorMetadata(view.Signature.Inputs), Outputs: tensorMetadata(view.Signature.Outputs),
+	}, nil
+}
+
+func tensorMetadata(specs []api.TensorSpec) []*wire.ModelMetadataResponse_TensorMetadata {
+	out := make([]*wire.ModelMetadataResponse_TensorMetadata, 0, len(specs))
+	for _, spec := range specs {
+		out = append(out, &wire.ModelMetadataResponse_TensorMetadata{Name: spec.Name, Datatype: spec.Datatype, Shape: spec.Shape})
+	}
+	return out
+}
+
+// modelInfer is the method's handler: it receives the message's bytes and gives an encoded reply.
+func modelInfer(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+	p := srv.(*service).p
+	start := time.Now()
+	s := p.take()
+	defer p.give(s)
+	if err := decode(&s.request); err != nil {
+		return nil, err
+	}
+	handle := func(ctx context.Context, _ any) (any, error) { return p.inferGRPC(ctx, s, start) }
+	if interceptor == nil {
+		return handle(ctx, &s.request)
+	}
+	info := &grpc.UnaryServerInfo{Server: srv, FullMethod: wire.GRPCInferenceService_ModelInfer_FullMethodName}
+	return interceptor(ctx, &s.request, info, handle)
+}
+
+// inferGRPC decodes, calls and encodes. It runs behind the interceptor, so the caller is known before any tensor is looked at;
+// the reply is encoded here because the answer's memory is the engine's and goes back when this returns.
+func (p *protocol) inferGRPC(ctx context.Context, s *scratch, start time.Time) (any, error) {
+	id := ulid.Make().String()
+	request := &s.request
+	size := int64(len(request.Message().Bytes()))
+	if err := p.gateway.Hold(size); err != nil {
+		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+	}
+	defer p.gateway.Free(size)
+	if err := request.DecodeProto(request.Message().Bytes()); err != nil {
+		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+	}
+	if err := checkTarget(request.Model, request.Version); err != nil {
+		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+	}
+	call := &s.call
+	call.Principal, call.Endpoint, call.Version = gateway.PrincipalOf(ctx), api.EndpointName(request.Model), request.Version
+	call.RequestID, call.Protocol, call.Start = id, "oip-grpc", start
+	call.Inputs, call.Outputs = request.Inputs, request.Wanted()
+	l := labels{unit: metadata.ValueFromIncomingContext(ctx, "penstock-unit"),
+		variant:     metadata.ValueFromIncomingContext(ctx, "penstock-variant"),
+		traceparent: metadata.ValueFromIncomingContext(ctx, "traceparent")}
+	if err := l.put(call); err != nil {
+		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+	}
+	if request.Timeout > 0 {
+		limited, cancel := context.WithDeadline(ctx, start.Add(request.Timeout))
+		defer cancel()
+		ctx = limited
+	}
+	answer, err := p.server.Infer(ctx, call)
+	if err != nil {
+		return nil, sendHeader(ctx, named(err, request.Model, request.Version), "penstock-request-id", id)
+	}
+	defer answer.Release()
+	version := strconv.FormatInt(int64(answer.Version), 10)
+	err = sendHeader(ctx, nil, "penstock-request-id", id, "penstock-variant", string(answer.Variant), "penstock-version", version)
+	if err != nil {
+		return nil, err
+	}
+	out := wire.Response{Model: request.Model, Version: version, ID: request.ID, Outputs: answer.Outputs}
+	return out.Reply(), nil
+}
+
+// sendHeader sets the answer's metadata. It gives err back, or its own when there is none.
+func sendHeader(ctx context.Context, err error, pairs ...string) error {
+	if own := grpc.SetHeader(ctx, metadata.Pairs(pairs...)); err == nil {
+		return own
+	}
+	return err
+}

@@ -1,0 +1,222 @@
+package observe
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/penstock/penstock/api"
+)
+
+const (
+	seriesIdle     = time.Hour   // a label set silent for so long may go when room is needed
+	sweepPause     = time.Minute // at most one search for silent ones in this time
+	tenantFraction = 4           // one tenant may hold this part of all label sets
+)
+
+// requestFamilies are the metrics of requests; the labels of all but the first are those of labelNames.
+type requestFamilies struct {
+	requests, bytesIn, bytesOut, retries *prometheus.CounterVec
+	total, queue, compute                *prometheus.HistogramVec
+}
+
+func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
+	labels := []string{"tenant", "endpoint", "variant", "model", "version"}
+	counter := func(name, help string, more ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "penstock", Name: name, Help: help},
+			append(labels[:len(labels):len(labels)], more...))
+		reg.MustRegister(v)
+		return v
+	}
+	histogram := func(name, help string) *prometheus.HistogramVec {
+		v := prometheus.NewHistogramVec(histogramOpts(name, help, requestBuckets), labels)
+		reg.MustRegister(v)
+		return v
+	}
+	return requestFamilies{
+		requests: counter("requests_total", "Inference requests that ended, by code: ok or an error code.", "code"),
+		bytesIn:  counter("request_bytes_total", "Tensor bytes received."),
+		bytesOut: counter("response_bytes_total", "Tensor bytes answered."),
+		retries:  counter("retries_total", "Times a request was sent again to another worker."),
+		total:    histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant."),
+		queue:    histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant."),
+		compute:  histogram("compute_duration_seconds", "Inside the runtime, of requests that ran."),
+	}
+}
+
+// seriesKey names a label set; it is compared as it stands in the exchange, so that the common case makes no string.
+type seriesKey struct {
+	tenant   api.TenantID
+	endpoint api.EndpointName
+	variant  api.VariantName
+	model    api.ModelName
+	version  api.VersionNumber
+}
+
+// series is a label set with its metrics found already.
+type series struct {
+	labels                     []string
+	codes                      map[api.Code]prometheus.Counter
+	bytesIn, bytesOut, retries prometheus.Counter
+	total, queue, compute      prometheus.Observer
+	last                       api.Time
+}
+
+// seriesCache bounds the label sets: a tenant beyond its part shares one set under its own name, tenants beyond all
+// of them share one set. Only the drain touches it.
+type seriesCache struct {
+	limit    int
+	families *requestFamilies
+	series   map[seriesKey]*series
+	perOwner map[api.TenantID]int
+	swept    api.Time
+}
+
+func newSeriesCache(limit int, families *requestFamilies) *seriesCache {
+	return &seriesCache{limit: limit, families: families, series: map[seriesKey]*series{}, perOwner: map[api.TenantID]int{}}
+}
+
+// keyOf chooses the label set. Names that nobody has confirmed (an endpoint that does not exist, a caller without a
+// key) must not become labels: they are the caller's invention.
+func keyOf(e *api.Exchange) seriesKey {
+	k := seriesKey{e.Tenant, e.Endpoint, e.Variant, e.Model, e.Version}
+	if e.Code == "" || e.Revision != 0 {
+		return k
+	}
+	switch e.Code.Kind() {
+	case api.NotFound, api.Unauthenticated, api.Forbidden:
+		return seriesKey{tenant: e.Tenant, endpoint: other}
+	case api.Invalid:
+		if e.Variant == "" {
+			return seriesKey{tenant: e.Tenant, endpoint: other}
+		}
+	}
+	return k
+}
+
+func (c *seriesCache) find(e *api.Exchange) *series {
+	k := keyOf(e)
+	if s := c.series[k]; s != nil {
+		return s
+	}
+	if len(c.series) >= c.limit || c.perOwner[k.tenant] >= max(1, c.limit/tenantFraction) {
+		c.sweep(e.Start)
+	}
+	if c.perOwner[k.tenant] >= max(1, c.limit/tenantFraction) {
+		k = seriesKey{k.tenant, other, other, other, 0}
+	}
+	if s := c.series[k]; s != nil {
+		return s
+	}
+	// The sets named "other" come on top of the limit: one for all, and one for each tenant within it.
+	if len(c.series) >= c.limit && c.perOwner[k.tenant] == 0 {
+		k = seriesKey{other, other, other, other, 0}
+	} else if len(c.series) >= c.limit {
+		k = seriesKey{k.tenant, other, other, other, 0}
+	}
+	if s := c.series[k]; s != nil {
+		return s
+	}
+	return c.add(k)
+}
+
+func (c *seriesCache) add(k seriesKey) *series {
+	version := versionLabel(k.version)
+	if k.variant == other && k.model == other {
+		version = other
+	}
+	f := c.families
+	labels := []string{string(k.tenant), string(k.endpoint), string(k.variant), string(k.model), version}
+	for i, l := range labels {
+		labels[i] = strings.ToValidUTF8(clip(l, textLimit), "\uFFFD") // the registry refuses anything else
+	}
+	s := &series{labels: labels, codes: map[api.Code]prometheus.Counter{},
+		bytesIn: f.bytesIn.WithLabelValues(labels...), bytesOut: f.bytesOut.WithLabelValues(labels...),
+		retries: f.retries.WithLabelValues(labels...),
+		total:   f.total.WithLabelValues(labels...), queue: f.queue.WithLabelValues(labels...),
+		compute: f.compute.WithLabelValues(labels...)}
+	c.series[k] = s
+	c.perOwner[k.tenant]++
+	return s
+}
+
+// sweep lets go of label sets that were silent for long: versions that serve no more.
+func (c *seriesCache) sweep(now api.Time) {
+	if now-c.swept < api.Time(sweepPause.Microseconds()) {
+		return
+	}
+	c.swept = now
+	for k, s := range c.series {
+		if now-s.last < api.Time(seriesIdle.Microseconds()) {
+			continue
+		}
+		delete(c.series, k)
+		if c.perOwner[k.tenant]--; c.perOwner[k.tenant] == 0 {
+			delete(c.perOwner, k.tenant)
+		}
+		names := prometheus.Labels{"tenant": s.labels[0], "endpoint": s.labels[1], "variant": s.labels[2],
+			"model": s.labels[3], "version": s.labels[4]}
+		c.families.requests.DeletePartialMatch(names)
+		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries} {
+			v.Delete(names)
+		}
+		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute} {
+			v.Delete(names)
+		}
+	}
+}
+
+// observe updates the request metrics. Called by the drain alone.
+func (m *metrics) observe(e *api.Exchange) {
+	s := m.series.find(e)
+	s.last = max(s.last, e.Start)
+	m.count(s, e.Code)
+	s.bytesIn.Add(float64(max(0, e.BytesIn)))
+	s.bytesOut.Add(float64(max(0, e.BytesOut)))
+	if e.Retries > 0 {
+		s.retries.Add(float64(e.Retries))
+	}
+	if e.Variant == "" {
+		return // refused at the door: its microseconds would flatter the latency
+	}
+	if seconds := e.Total.Seconds(); e.Sampled && e.TraceID != "" {
+		exemplar(s.total, seconds, e.TraceID)
+	} else {
+		s.total.Observe(seconds)
+	}
+	s.queue.Observe(e.Queue.Seconds())
+	if e.Compute > 0 {
+		s.compute.Observe(e.Compute.Seconds())
+	}
+}
+
+// count adds to the counter of a code; the empty code is success.
+func (m *metrics) count(s *series, code api.Code) {
+	if counter := s.codes[code]; counter != nil {
+		counter.Inc()
+		return
+	}
+	label := m.code(code)
+	if label == string(api.CodeInternal) {
+		code = api.CodeInternal // codes that nobody knows share one entry
+	}
+	counter := s.codes[code]
+	if counter == nil {
+		counter = m.requests.requests.WithLabelValues(append(s.labels[:len(s.labels):len(s.labels)], label)...)
+		s.codes[code] = counter
+	}
+	counter.Inc()
+}
+
+// exemplar observes with the trace beside the figure. The registry takes at most 128 characters of exemplar, and panics
+// on more, so only a real trace id goes in.
+func exemplar(o prometheus.Observer, seconds float64, traceID string) {
+	if _, ok := parseID(traceID, 16); !ok {
+		o.Observe(seconds)
+		return
+	}
+	if with, able := o.(prometheus.ExemplarObserver); able {
+		with.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": traceID})
+	}
+}

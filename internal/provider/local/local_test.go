@@ -1,0 +1,117 @@
+package local_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/penstock/penstock/internal/provider"
+	"github.com/penstock/penstock/internal/provider/local"
+	"github.com/penstock/penstock/internal/provider/providertest"
+)
+
+const parentVariable = "LOCAL_TEST_PARENT"
+
+// TestMain runs this binary as a parent that starts a child, tells its number, and waits to be killed.
+func TestMain(m *testing.M) {
+	if os.Getenv(parentVariable) != "" {
+		parent()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func parent() {
+	i, err := local.New(nil).Start(context.Background(), provider.Workload{Name: "child", Path: "/bin/sh",
+		Args: []string{"-c", "while :; do read -t 1 x < /dev/zero; done"}})
+	if err != nil {
+		fmt.Fprintln(os.Stdout, err)
+		return
+	}
+	fmt.Fprintln(os.Stdout, i.PID())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+func TestSuite(t *testing.T) {
+	providertest.Run(t, func(t *testing.T) provider.Provider {
+		p := local.New(slog.New(slog.DiscardHandler))
+		t.Cleanup(func() {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return p
+	})
+}
+
+func TestCloseKillsWhatRuns(t *testing.T) {
+	p := local.New(nil)
+	i, err := p.Start(t.Context(), provider.Workload{Name: "c", Path: "/bin/sh", Args: []string{"-c", "while :; do :; done"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-i.Done()
+	if _, err := p.Start(t.Context(), provider.Workload{Name: "c", Path: "/bin/sh"}); err == nil {
+		t.Error("a closed provider started a process")
+	}
+}
+
+// TestDiesWithItsParent kills a parent hard and watches its child through a pidfd, which outlives the number's reuse.
+func TestDiesWithItsParent(t *testing.T) {
+	command := exec.Command(os.Args[0])
+	command.Env = []string{parentVariable + "=1"}
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatalf("the parent said %q", line)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := command.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = command.Wait()
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, int(20*time.Second/time.Millisecond))
+		if err == unix.EINTR {
+			continue
+		}
+		if n != 1 || err != nil {
+			t.Fatalf("the child outlived its parent (%v)", err)
+		}
+		return
+	}
+}

@@ -1,0 +1,251 @@
+// Package registry keeps models: it takes files in, checks them, writes each version as an OCI manifest in ModelPack's
+// words, and finds versions by number, alias or digest. It does not decide who is calling, what is deployed or where
+// models run. Callers: server, which hands the Catalog to admin, rollout and fleet.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/blob"
+)
+
+// VersionStore is what the catalog needs of the database for models and versions.
+type VersionStore interface {
+	CommitVersion(ctx context.Context, v api.Version, aliases []api.AliasName, why string) (_ api.Version, created bool, _ error)
+	Version(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error)
+	VersionByDigest(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Version, error)
+	Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error)
+	SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error)
+}
+
+// ModelStore is what the catalog needs of the database for models, their aliases and known crashes.
+type ModelStore interface {
+	Model(ctx context.Context, t api.TenantID, m api.ModelName) (api.Model, error)
+	Models(ctx context.Context, t api.TenantID, after api.ModelName, limit int) ([]api.Model, error)
+	MoveAlias(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, by, why string, at api.Time) (api.Alias, error)
+	AliasHistory(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, limit int) ([]api.AliasMove, error)
+
+	// Crashes counts how often the runtime died of a version, by the digest of its manifest.
+	Crashes(ctx context.Context, d api.Digest) (count int, reason string, err error)
+}
+
+// Store is the part of the database that the catalog needs.
+type Store interface {
+	VersionStore
+	ModelStore
+}
+
+// Probe loads a version in a process that may die of it. Its error refuses the push: CodeLoadFailed when the runtime said
+// no, CodeModelCrashes when it died. The probe itself counts crashes, under Want.Digest: always the manifest's digest.
+type Probe func(ctx context.Context, want api.Want) error
+
+// Config holds what a Catalog is made of.
+type Config struct {
+	Store    Store
+	Blobs    blob.Store
+	CacheDir string           // where Materialize keeps versions as plain files; made when missing
+	GrantDir string           // where uploads are remembered per tenant; "": `grants` beside CacheDir
+	Limits   Limits           // zero fields take their defaults
+	Probe    Probe            // nil: versions are not loaded before they are committed
+	Now      func() time.Time // nil: time.Now
+}
+
+// Catalog is the registry. All methods may be called from many goroutines.
+type Catalog struct {
+	store    Store
+	blobs    blob.Store
+	limits   Limits
+	probe    Probe
+	now      func() time.Time
+	grants   grants
+	cacheDir string
+
+	mu      sync.Mutex                   // guards filling
+	filling map[api.Digest]chan struct{} // versions that are being materialized; closed when that ended
+}
+
+// New makes the directories and a Catalog on them.
+func New(cfg Config) (*Catalog, error) {
+	if cfg.Store == nil || cfg.Blobs == nil || cfg.CacheDir == "" {
+		return nil, errors.New("registry needs a store, a blob store and a cache directory")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.GrantDir == "" {
+		cfg.GrantDir = filepath.Join(filepath.Dir(filepath.Clean(cfg.CacheDir)), "grants")
+	}
+	cacheDir, err := filepath.Abs(cfg.CacheDir)
+	if err != nil {
+		return nil, fmt.Errorf("find the cache directory: %w", err)
+	}
+	for _, dir := range []string{cacheDir, cfg.GrantDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, storage("make the registry's directories", err)
+		}
+	}
+	root, err := os.OpenRoot(cfg.GrantDir)
+	if err != nil {
+		return nil, storage("open the grants", err)
+	}
+	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, limits: cfg.Limits.withDefaults(), probe: cfg.Probe,
+		now: cfg.Now, cacheDir: cacheDir, filling: map[api.Digest]chan struct{}{}}
+	c.grants = grants{root: root, tenants: map[api.TenantID]bool{}}
+	if err := c.dropUnfinished(); err != nil {
+		root.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close gives descriptors back.
+func (c *Catalog) Close() error { return c.grants.root.Close() }
+
+// Resolve finds the version that a reference names in a tenant: by number, alias or digest, and the latest one when it
+// names none. The version may be a rejected one; who deploys looks at its state.
+func (c *Catalog) Resolve(ctx context.Context, t api.TenantID, ref api.Ref) (api.Version, error) {
+	if ref.Tenant != "" && ref.Tenant != t {
+		// The same answer as for a model that does not exist.
+		return api.Version{}, api.Fail(api.CodeModelNotFound, string(ref.Model), "no such model in this tenant")
+	}
+	switch {
+	case ref.Version != 0:
+		return c.store.Version(ctx, t, ref.Model, ref.Version)
+	case ref.Digest != "":
+		return c.store.VersionByDigest(ctx, t, ref.Model, ref.Digest)
+	}
+	model, err := c.store.Model(ctx, t, ref.Model)
+	if err != nil {
+		return api.Version{}, err
+	}
+	if ref.Alias == "" {
+		return c.store.Version(ctx, t, ref.Model, model.Latest)
+	}
+	for _, alias := range model.Aliases {
+		if alias.Name == ref.Alias {
+			return c.store.Version(ctx, t, ref.Model, alias.Version)
+		}
+	}
+	return api.Version{}, api.Fail(api.CodeAliasNotFound, ref.String(), "the model has no alias %q", ref.Alias)
+}
+
+// Model shows a model with its aliases.
+func (c *Catalog) Model(ctx context.Context, t api.TenantID, name api.ModelName) (api.Model, error) {
+	return c.store.Model(ctx, t, name)
+}
+
+// Models lists a tenant's models by name, those after the cursor.
+func (c *Catalog) Models(ctx context.Context, t api.TenantID, after api.ModelName, limit int) ([]api.Model, error) {
+	return c.store.Models(ctx, t, after, clampList(limit))
+}
+
+// Versions lists a model's versions, newest first, those before the cursor; 0 begins with the newest.
+func (c *Catalog) Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error) {
+	return c.store.Versions(ctx, t, m, before, clampList(limit))
+}
+
+// SetTags changes the only mutable part of a version.
+func (c *Catalog) SetTags(ctx context.Context, p *api.Principal, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
+	if err := mayWrite(p); err != nil {
+		return api.Version{}, err
+	}
+	if len(remove) > c.limits.Tags {
+		return api.Version{}, api.Fail(api.CodeTooLarge, "", "%d tags to remove are over the limit of %d", len(remove), c.limits.Tags)
+	}
+	v, err := c.store.Version(ctx, p.Tenant, m, n)
+	if err != nil {
+		return api.Version{}, err
+	}
+	after := make(map[string]string, len(v.Tags)+len(set))
+	for key, value := range v.Tags {
+		after[key] = value
+	}
+	for _, key := range remove {
+		delete(after, key)
+	}
+	for key, value := range set {
+		after[key] = value
+	}
+	if err := c.limits.checkTags(after); err != nil {
+		return api.Version{}, err
+	}
+	return c.store.SetTags(ctx, p.Tenant, m, n, set, remove)
+}
+
+// MoveAlias makes an alias name a version, or deletes it when to is 0. It moves only when the alias has moved ifMoves
+// times so far; -1 moves it in any case.
+func (c *Catalog) MoveAlias(ctx context.Context, p *api.Principal, m api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, why string) (api.Alias, error) {
+	if err := mayWrite(p); err != nil {
+		return api.Alias{}, err
+	}
+	if err := api.CheckName("alias", string(a)); err != nil {
+		return api.Alias{}, err
+	}
+	if err := c.limits.checkWhy(why); err != nil {
+		return api.Alias{}, err
+	}
+	if to != 0 {
+		v, err := c.store.Version(ctx, p.Tenant, m, to)
+		if err != nil {
+			return api.Alias{}, err
+		}
+		if v.State != api.VersionReady {
+			return api.Alias{}, api.Fail(api.CodeModelRefused, v.Ref().String(), "the version is %s: %s", v.State, v.Reason).
+				WithCure("Move the alias to a version that is ready.")
+		}
+	}
+	return c.store.MoveAlias(ctx, p.Tenant, m, a, to, ifMoves, p.Name, why, api.TimeOf(c.now()))
+}
+
+// AliasHistory lists an alias's moves, newest first. It is there also after the alias was deleted.
+func (c *Catalog) AliasHistory(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, limit int) ([]api.AliasMove, error) {
+	return c.store.AliasHistory(ctx, t, m, a, clampList(limit))
+}
+
+// OpenArtifact opens one file of a version; the caller closes it. Only a path that the version itself lists is opened.
+func (c *Catalog) OpenArtifact(ctx context.Context, t api.TenantID, ref api.Ref, path string) (api.Artifact, io.ReadSeekCloser, error) {
+	v, err := c.Resolve(ctx, t, ref)
+	if err != nil {
+		return api.Artifact{}, nil, err
+	}
+	for _, a := range v.Artifacts {
+		if a.Path == path {
+			f, err := c.blobs.Open(ctx, a.Digest)
+			if err != nil {
+				return api.Artifact{}, nil, fmt.Errorf("open %s of %s: %w", path, v.Ref(), err)
+			}
+			return a, f, nil
+		}
+	}
+	return api.Artifact{}, nil, api.Fail(api.CodeNotFound, v.Ref().String(), "the version has no file of this name").
+		WithCure("List its files with `penstock show %s`.", v.Ref())
+}
+
+func mayWrite(p *api.Principal) error {
+	if !p.Allows(api.ScopeWrite) {
+		return api.Fail(api.CodeForbidden, "", "this needs a key with the scope %q", api.ScopeWrite)
+	}
+	return nil
+}
+
+// clampList bounds what a caller may ask of a list.
+func clampList(limit int) int {
+	const most = 1000
+	if limit < 1 || limit > most {
+		return most
+	}
+	return limit
+}
+
+// storage hides the machine's paths from callers and keeps them for the log.
+func storage(act string, err error) error {
+	return api.Fail(api.CodeStorage, "", "the registry could not %s", act).Because(err)
+}

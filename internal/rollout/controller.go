@@ -1,0 +1,278 @@
+// Package rollout is the only writer of traffic: it turns a spec into a revision, waits until the fleet has it loaded
+// and warm beside the current one, swaps, and goes back on command. It loads nothing itself (fleet does) and compiles no
+// plan (publish does). Callers: admin by way of server; publish reads its routes.
+package rollout
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/reconcile"
+)
+
+// Store is the part of the database that the controller writes. SaveRelease is idempotent by the release's number.
+type Store interface {
+	AllEndpoints(ctx context.Context) ([]api.Endpoint, error)
+	StartRelease(ctx context.Context, spec api.EndpointSpec, ifGeneration int64, rev api.Revision, rel api.Release) (api.Endpoint, error)
+	SaveRelease(ctx context.Context, rel api.Release, traffic *api.Traffic) error
+	DeleteEndpoint(ctx context.Context, t api.TenantID, e api.EndpointName, at api.Time, by string) error
+	Revision(ctx context.Context, t api.TenantID, e api.EndpointName, n api.RevisionNumber) (api.Revision, error)
+	Revisions(ctx context.Context, t api.TenantID, e api.EndpointName, before api.RevisionNumber, limit int) ([]api.Revision, error)
+	Releases(ctx context.Context, t api.TenantID, e api.EndpointName, before int64, limit int) ([]api.Release, error)
+}
+
+// Catalog resolves references to versions.
+type Catalog interface {
+	Resolve(ctx context.Context, t api.TenantID, ref api.Ref) (api.Version, error)
+}
+
+// Fleet holds versions loaded.
+type Fleet interface {
+	SetWants(wants []api.Want)
+	State(instance string) api.InstanceState
+}
+
+// Meter counts what ended.
+type Meter interface {
+	ReleaseEnded(rel api.Release)
+}
+
+// Config holds the controller's settings.
+type Config struct {
+	JournalDir     string           // rollbacks that the database could not take are written here
+	RollbackWindow time.Duration    // how long a revision that left stays loaded; default 24 h
+	ReleaseTimeout time.Duration    // a release that is not loaded by then fails; default 10 min
+	RecordTimeout  time.Duration    // how long a rollback, already effective, waits for the database; default 2 s
+	Now            func() time.Time // the clock
+	Log            *slog.Logger
+	Store          Store
+	Catalog        Catalog
+	Fleet          Fleet
+	Meter          Meter
+}
+
+// Controller moves endpoints between revisions. Make it with New, fill it with Open, then call Run.
+type Controller struct {
+	Config
+	publish func() // compiles and swaps the plan before it returns
+	loop    *reconcile.Loop[api.EndpointKey]
+
+	wanting   sync.Mutex // held by want, so that the fleet gets the newest wants last; taken before mu
+	mu        sync.Mutex // guards what follows; never held over a call to the store, the catalog or the fleet's SetWants
+	endpoints map[api.EndpointKey]*endpoint
+	changed   chan struct{} // closed and replaced whenever a release changes state
+}
+
+// endpoint is the controller's memory of one endpoint. The database holds the same, but for unsaved.
+type endpoint struct {
+	api.Endpoint
+	revisions    map[api.RevisionNumber]*api.Revision // those that are wanted loaded
+	lastRevision api.RevisionNumber
+	lastRelease  int64
+	active       *api.Release  // not final yet
+	recording    bool          // active is being written for the first time
+	ended        *api.Release  // the last one that ended, for those who wait for it
+	effective    int64         // number of the last one whose end the data plane has seen
+	unsaved      []api.Release // rollbacks in effect that the database does not hold yet; oldest first
+	writing      chan struct{} // holds one token while this endpoint's records are written, so that they land in order; taken before mu
+}
+
+// How many endpoints are looked at in parallel, and how often one with an open release is looked at without a hint.
+const (
+	concurrency = 4
+	recheck     = time.Second
+	stepLimit   = 30 * time.Second // a database that hangs holds up one look no longer than this
+	historyMax  = 100
+)
+
+// New makes a controller. publish must compile the plan from Routes and swap it before it returns.
+func New(cfg Config, publish func()) *Controller {
+	if cfg.RollbackWindow == 0 {
+		cfg.RollbackWindow = 24 * time.Hour
+	}
+	if cfg.ReleaseTimeout == 0 {
+		cfg.ReleaseTimeout = 10 * time.Minute
+	}
+	if cfg.RecordTimeout == 0 {
+		cfg.RecordTimeout = 2 * time.Second
+	}
+	c := &Controller{Config: cfg, publish: publish, endpoints: map[api.EndpointKey]*endpoint{}, changed: make(chan struct{})}
+	c.loop = reconcile.New("rollout", concurrency, c.step)
+	return c
+}
+
+// Open reads every endpoint, replays the journal and asks the fleet for what must be loaded. Call it once, before Run.
+func (c *Controller) Open(ctx context.Context) error {
+	all, err := c.Store.AllEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if err := c.open(ctx, all[i]); err != nil {
+			return err
+		}
+	}
+	c.want()
+	c.publish()
+	return nil
+}
+
+func (c *Controller) open(ctx context.Context, ep api.Endpoint) error {
+	e := newEndpoint()
+	e.Endpoint = ep
+	revs, err := c.Store.Revisions(ctx, ep.Tenant, ep.Name, 0, 1)
+	if err != nil {
+		return err
+	}
+	if len(revs) > 0 {
+		e.lastRevision = revs[0].Number
+	}
+	rels, err := c.Store.Releases(ctx, ep.Tenant, ep.Name, 0, 1)
+	if err != nil {
+		return err
+	}
+	if len(rels) > 0 {
+		e.lastRelease = rels[0].Number
+		if !rels[0].State.Final() {
+			e.active = &rels[0]
+		}
+	}
+	c.replay(e)
+	for _, n := range e.window() {
+		rev, err := c.Store.Revision(ctx, ep.Tenant, ep.Name, n)
+		if err != nil {
+			return err
+		}
+		e.revisions[n] = &rev
+	}
+	key := api.EndpointKey{Tenant: ep.Tenant, Endpoint: ep.Name}
+	c.mu.Lock()
+	c.endpoints[key] = e
+	c.mu.Unlock()
+	c.loop.Hint(key)
+	return nil
+}
+
+func newEndpoint() *endpoint {
+	return &endpoint{revisions: map[api.RevisionNumber]*api.Revision{}, writing: make(chan struct{}, 1)}
+}
+
+// write takes the right to write the endpoint's records; a database that hangs holds up the next writer, but never longer
+// than that one's own context.
+func (e *endpoint) write(ctx context.Context) (done func(), err error) {
+	select {
+	case e.writing <- struct{}{}:
+		return func() { <-e.writing }, nil
+	case <-ctx.Done():
+		return nil, api.Fail(api.CodeStorage, string(e.Name), "the record before this one is still being written").Because(ctx.Err())
+	}
+}
+
+// window lists the revisions that must be at hand: the current one, those kept warm, and the one being released.
+func (e *endpoint) window() []api.RevisionNumber {
+	list := append([]api.RevisionNumber{e.Traffic.Current, e.Traffic.Previous}, e.Traffic.Warm...)
+	if e.active != nil {
+		list = append(list, e.active.To)
+	}
+	slices.Sort(list)
+	list = slices.Compact(list)
+	return slices.DeleteFunc(list, func(n api.RevisionNumber) bool { return n == 0 })
+}
+
+// Run carries out releases until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+// FleetChanged hints that replicas came or went.
+func (c *Controller) FleetChanged() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, e := range c.endpoints {
+		if e.active != nil {
+			c.loop.Hint(key)
+		}
+	}
+}
+
+// want tells the fleet what must be loaded: for every endpoint the current revision, the warm ones and the next one.
+func (c *Controller) want() {
+	c.wanting.Lock()
+	defer c.wanting.Unlock()
+	c.mu.Lock()
+	now := c.Now()
+	wants := map[string]api.Want{}
+	for _, e := range c.endpoints {
+		loaded := []api.RevisionNumber{e.Traffic.Current}
+		if now.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow {
+			loaded = append(loaded, e.Traffic.Warm...)
+		}
+		if e.active != nil {
+			loaded = append(loaded, e.active.To)
+		}
+		for _, n := range loaded {
+			if rev := e.revisions[n]; rev != nil {
+				addWants(wants, rev)
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.Fleet.SetWants(slices.Collect(maps.Values(wants)))
+}
+
+func addWants(wants map[string]api.Want, rev *api.Revision) {
+	for _, v := range rev.Variants {
+		w := api.Want{Instance: Instance(&v), Tenant: rev.Tenant, Digest: v.Digest, Format: v.Format,
+			Subject: api.Ref{Model: v.Model, Version: v.Version}.String(), Replicas: v.Serving.Replicas}
+		if old, ok := wants[w.Instance]; ok {
+			w.Subject, w.Tenant = old.Subject, old.Tenant
+			if old.Replicas == 0 || w.Replicas == 0 {
+				w.Replicas = 0 // one per worker covers every number
+			}
+			w.Replicas = max(w.Replicas, old.Replicas)
+		}
+		wants[w.Instance] = w
+	}
+}
+
+// Instance names the loaded form of a variant: its digest, so that revisions with the same version share it.
+func Instance(v *api.Variant) string { return v.Digest.Hex() }
+
+// step carries one endpoint a step further.
+func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	c.mu.Lock()
+	e := c.endpoints[key]
+	c.mu.Unlock()
+	if e == nil {
+		return 0, nil
+	}
+	if err := c.save(ctx, e); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	rel, recording := e.active, e.recording
+	until := c.RollbackWindow - c.Now().Sub(e.Traffic.Changed.Std())
+	idle := len(e.Traffic.Warm) > 0
+	c.mu.Unlock()
+	switch {
+	case rel == nil && idle && until > 0:
+		return until, nil
+	case rel == nil:
+		c.want() // the window is over: the warm ones may go
+		return 0, nil
+	case recording:
+		return recheck, nil
+	}
+	return recheck, c.advance(ctx, key, e, *rel)
+}
+
+// notify needs mu. It wakes everybody who waits for a release.
+func (c *Controller) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}

@@ -1,0 +1,214 @@
+package serve
+
+import (
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/split"
+)
+
+// table is a plan made quick to read: no lookup on the request's way allocates. Only the counters in it change, and they
+// are carried over from plan to plan.
+type table struct {
+	routes   map[api.EndpointKey]*route
+	loads    map[api.Replica]*load
+	replaced chan struct{} // closed when a newer table is in effect
+}
+
+// route is one endpoint.
+type route struct {
+	*api.PlanEndpoint
+	gate     *gate
+	variants []*variant
+	weights  []int64
+}
+
+// variant is one arm with its replicas.
+type variant struct {
+	*api.PlanVariant
+	key      api.EndpointKey
+	revision api.RevisionNumber
+	gate     *gate
+	replicas []replica
+	turn     *atomic.Uint32 // where the search for the least loaded replica begins, so that ties go round
+}
+
+type replica struct {
+	api.Replica
+	load *load
+}
+
+// load counts a replica's requests in flight from this gateway.
+type load struct{ inFlight atomic.Int64 }
+
+// gate counts an endpoint's requests.
+type gate struct {
+	name    api.EndpointName
+	present atomic.Int64
+}
+
+// enter lets a request in while fewer than limit are present; leave must be called once.
+func (g *gate) enter(limit int64) error {
+	if n := g.present.Add(1); n > limit {
+		g.present.Add(-1)
+		full := api.Fail(api.CodeQueueFull, string(g.name), "the endpoint's queue is full: limit %d", limit)
+		full.RetryAfter = time.Second
+		return full
+	}
+	return nil
+}
+
+func (g *gate) leave() { g.present.Add(-1) }
+
+func compile(plan *api.Plan, old *table) *table {
+	t := &table{routes: make(map[api.EndpointKey]*route, len(plan.Endpoints)), loads: map[api.Replica]*load{}, replaced: make(chan struct{})}
+	for key, ep := range plan.Endpoints {
+		r := &route{PlanEndpoint: ep, gate: &gate{name: key.Endpoint}}
+		if old != nil && old.routes[key] != nil {
+			r.gate = old.routes[key].gate
+		}
+		for i := range ep.Variants {
+			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate, turn: new(atomic.Uint32)}
+			for _, rep := range v.Replicas {
+				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep, old)})
+			}
+			r.variants = append(r.variants, v)
+			r.weights = append(r.weights, v.Weight)
+		}
+		t.routes[key] = r
+	}
+	return t
+}
+
+func (t *table) load(rep api.Replica, old *table) *load {
+	l := t.loads[rep]
+	if l == nil && old != nil {
+		l = old.loads[rep]
+	}
+	if l == nil {
+		l = &load{}
+	}
+	t.loads[rep] = l
+	return l
+}
+
+// find gives the route of an endpoint in the principal's own tenant; a foreign name looks like a missing one.
+func (t *table) find(p *api.Principal, name api.EndpointName) (*route, error) {
+	if p != nil {
+		if r := t.routes[api.EndpointKey{Tenant: p.Tenant, Endpoint: name}]; r != nil {
+			return r, nil
+		}
+	}
+	return nil, api.Fail(api.CodeEndpointNotFound, "", "no such endpoint in this tenant")
+}
+
+// route picks the variant that answers: the one asked for, or the one that the unit falls on, or a random one.
+func (t *table) route(c *Call) (*variant, error) {
+	r, err := t.find(c.Principal, c.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.variants) == 0 {
+		return nil, api.Fail(api.CodeNotReady, string(c.Endpoint), "nothing was released on this endpoint yet")
+	}
+	if c.Variant != "" || c.Version != "" {
+		return r.chosen(c)
+	}
+	if len(r.variants) == 1 {
+		return r.variants[0], nil
+	}
+	if i := split.Pick(r.Salt, r.unit(c), r.weights); i >= 0 {
+		return r.variants[i], nil
+	}
+	return nil, api.Fail(api.CodeNotReady, string(c.Endpoint), "no variant takes traffic: all weights are 0")
+}
+
+// unit is what the split hashes: the caller's unit when the endpoint is sticky, else the request's own id, which makes
+// the choice random.
+func (r *route) unit(c *Call) string {
+	if r.Sticky && c.Unit != "" {
+		return c.Unit
+	}
+	return c.RequestID
+}
+
+// chosen finds the variant that the caller named, by name or by version. Of several arms with that version the split
+// picks by weight.
+func (r *route) chosen(c *Call) (*variant, error) {
+	weights := make([]int64, len(r.variants))
+	var first *variant
+	for i, v := range r.variants {
+		if (c.Variant != "" && string(v.Name) != c.Variant) || (c.Version != "" && strconv.FormatInt(int64(v.Version), 10) != c.Version) {
+			continue
+		}
+		weights[i] = v.Weight
+		if first == nil {
+			first = v
+		}
+	}
+	if i := split.Pick(r.Salt, r.unit(c), weights); i >= 0 {
+		return r.variants[i], nil
+	}
+	switch {
+	case first != nil:
+		return first, nil // weight 0: reachable only by name
+	case c.Version != "":
+		return nil, api.Fail(api.CodeVersionNotFound, string(c.Endpoint), "version %.20s is not at ready state", c.Version)
+	default:
+		return nil, api.Fail(api.CodeNotFound, string(c.Endpoint), "the current revision has no variant %.64q", c.Variant)
+	}
+}
+
+// balance picks the replica with the fewest requests in flight that is not among the failed ones; nil when there is none.
+func (v *variant) balance(failed []api.Replica) *replica {
+	n := len(v.replicas)
+	if n == 0 {
+		return nil
+	}
+	var best *replica
+	least := int64(0)
+	start := int(v.turn.Add(1) % uint32(n))
+	for i := range n {
+		r := &v.replicas[(start+i)%n]
+		if len(failed) > 0 && slices.Contains(failed, r.Replica) {
+			continue
+		}
+		if busy := r.load.inFlight.Load(); best == nil || busy < least {
+			best, least = r, busy
+		}
+	}
+	return best
+}
+
+// Describe gives what a caller may know of an endpoint; version is empty or a decimal number.
+func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version string) (View, error) {
+	t := p.table.Load()
+	if t == nil {
+		return View{}, api.Fail(api.CodeNotReady, string(name), "the server has no plan yet")
+	}
+	r, err := t.find(principal, name)
+	if err != nil {
+		return View{}, err
+	}
+	view := View{Endpoint: name}
+	for _, v := range r.variants {
+		number := strconv.FormatInt(int64(v.Version), 10)
+		if version != "" && number != version {
+			continue
+		}
+		if len(view.Versions) == 0 {
+			view.Signature, view.Platform, view.Ready = v.Signature, "onnxruntime_onnx", true
+		}
+		view.Versions = append(view.Versions, number)
+		if len(v.replicas) == 0 && v.Weight > 0 {
+			view.Ready = false
+		}
+	}
+	if version != "" && len(view.Versions) == 0 {
+		return View{}, api.Fail(api.CodeVersionNotFound, string(name), "version %.20s is not at ready state", version)
+	}
+	return view, nil
+}

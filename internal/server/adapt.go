@@ -1,0 +1,57 @@
+package server
+
+import (
+	"context"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/fleet"
+	"github.com/penstock/penstock/internal/observe"
+	"github.com/penstock/penstock/internal/registry"
+	"github.com/penstock/penstock/internal/rollout"
+	"github.com/penstock/penstock/internal/store"
+)
+
+// Where two rooms say the same thing in words of their own, the words meet here.
+
+// artifacts lets the fleet ask the catalog, which is made after it.
+type artifacts struct{ s *System }
+
+func (a artifacts) Materialize(ctx context.Context, manifest api.Digest) (string, error) {
+	return a.s.catalog.Materialize(ctx, manifest)
+}
+
+// replicas lets publish ask the fleet.
+type replicas struct{ fleet *fleet.Controller }
+
+func (r replicas) Replicas(v *api.Variant) []api.Replica {
+	return r.fleet.State(rollout.Instance(v)).Replicas
+}
+
+// exchanges lets admin ask the recorder.
+type exchanges struct{ recorder *observe.Recorder }
+
+func (e exchanges) Recent(t api.TenantID, f admin.LogFilter) []api.Exchange {
+	return e.recorder.Recent(t, observe.Filter{Endpoint: f.Endpoint, Variant: f.Variant, ErrorsOnly: f.OnlyErrors, Limit: f.Limit})
+}
+
+func (e exchanges) Follow(ctx context.Context, t api.TenantID) <-chan api.Exchange {
+	return e.recorder.Follow(ctx, t, observe.Filter{})
+}
+
+// idempotency lets admin ask the store.
+type idempotency struct{ *store.DB }
+
+func (i idempotency) ClaimIdempotency(ctx context.Context, t api.TenantID, key, requestHash string, at api.Time) (*admin.Reply, error) {
+	reply, err := i.DB.ClaimIdempotency(ctx, t, key, requestHash, at)
+	if reply == nil || err != nil {
+		return nil, err
+	}
+	return &admin.Reply{Status: reply.Status, Body: reply.Body}, nil
+}
+
+type versions struct{ *registry.Catalog }
+
+func (v versions) SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
+	return v.Catalog.SetTags(ctx, &api.Principal{Tenant: t, Scopes: []api.Scope{api.ScopeWrite}}, m, n, set, remove)
+}

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/internal/observe"
+)
+
+// Version is Penstock's own version. The build sets it.
+var Version = "0.1.0-dev"
+
+// Config is everything that a server is started with. Zero fields take the defaults named.
+type Config struct {
+	Data    string // data directory; default ./penstock-data
+	Cache   string // directory where the runtime's library is unpacked; default penstock in the user's cache directory
+	Role    string // row of the role table; default all
+	HTTP    string // address of the HTTP listener; default 127.0.0.1:8000
+	GRPC    string // address of the gRPC listener; default 127.0.0.1:8001
+	Metrics string // address of the metrics listener; default 127.0.0.1:8002
+	Store   string // sqlite:PATH or postgres://…; default penstock.db in the data directory
+	Blobs   string // where blobs lie: a directory or file:PATH; default blobs in the data directory
+
+	Dev      bool   // callers without a key act as tenant default; loopback only
+	Insecure bool   // allow listeners beyond loopback without TLS
+	TLSCert  string // PEM file; with TLSKey all listeners speak TLS
+	TLSKey   string // PEM file
+
+	Workers        int           // worker processes; default 2
+	InProcess      bool          // run models in the server itself: no child process, and a crash takes everything down
+	Executable     string        // program of the workers; default this one
+	WorkerMemoryMB int64         // address space of one worker, MiB; 0 means no limit of ours
+	Queue          int           // requests in hand per endpoint; default 256
+	Timeout        time.Duration // longest time for one request where its variant says nothing; default 60 s
+	RollbackWindow time.Duration // how long a revision that left stays loaded; default 24 h
+	Grace          time.Duration // longest wait for requests in hand at stop; default 30 s
+
+	Name       string // reported as the server's name by the Open Inference Protocol; default penstock
+	OTLP       string // collector for traces, http(s):// or grpc(s)://; empty makes none
+	TraceEvery int    // one trace of so many requests that bring no context; default 100
+	LogFormat  string // text or json; default text
+	LogLevel   string // debug, info, warn or error; default info
+
+	PrintAddresses bool // print the chosen addresses as one JSON line on stdout when ready
+	ReadyFD        int  // write the same line to this descriptor and close it; 0 for none
+}
+
+func (c *Config) orDefault() {
+	set := func(v *string, d string) {
+		if *v == "" {
+			*v = d
+		}
+	}
+	set(&c.Data, "penstock-data")
+	set(&c.Role, "all")
+	set(&c.HTTP, "127.0.0.1:8000")
+	set(&c.GRPC, "127.0.0.1:8001")
+	set(&c.Metrics, "127.0.0.1:8002")
+	set(&c.Name, "penstock")
+	set(&c.LogFormat, "text")
+	set(&c.LogLevel, "info")
+	if c.Workers == 0 {
+		c.Workers = 2
+	}
+	if c.Grace == 0 {
+		c.Grace = 30 * time.Second
+	}
+	if c.Cache == "" {
+		c.Cache = filepath.Join(c.Data, "cache")
+		if dir, err := os.UserCacheDir(); err == nil {
+			c.Cache = filepath.Join(dir, "penstock")
+		}
+	}
+}
+
+// workersMax bounds Config.Workers.
+const workersMax = 256
+
+// Validate reports every fault of the configuration at once.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if _, ok := roles[c.Role]; !ok {
+		fault("--role %q is not one of %s", c.Role, strings.Join(roleNames(), ", "))
+	}
+	if c.Workers < 1 || c.Workers > workersMax {
+		fault("--workers %d is not within 1 to %d", c.Workers, workersMax)
+	}
+	if c.WorkerMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
+		fault("a limit is negative")
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		fault("--tls-cert and --tls-key go together")
+	}
+	for flag, address := range map[string]string{"--http": c.HTTP, "--grpc": c.GRPC, "--metrics": c.Metrics} {
+		host, _, err := net.SplitHostPort(address)
+		switch {
+		case err != nil:
+			fault("%s %q is not HOST:PORT", flag, address)
+		case loopback(host):
+		case c.Dev:
+			fault("%s %s: --dev lets callers in without a key, so it listens on loopback only", flag, address)
+		case c.TLSCert == "" && !c.Insecure:
+			fault("%s %s is not loopback: give --tls-cert and --tls-key, or --insecure to send keys and data in the clear", flag, address)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+// blobDir is the directory that --blobs names. Object stores come behind the same flag.
+func (c *Config) blobDir() (string, error) {
+	if c.Blobs == "" {
+		return filepath.Join(c.Data, "blobs"), nil
+	}
+	scheme, rest, ok := strings.Cut(c.Blobs, ":")
+	if !ok {
+		return c.Blobs, nil
+	}
+	if scheme != "file" {
+		return "", fmt.Errorf("--blobs %s: blobs lie in a directory or file:PATH; %q is not supported", c.Blobs, scheme)
+	}
+	return strings.TrimPrefix(rest, "//"), nil
+}
+
+func (c *Config) storeURL() string {
+	if c.Store == "" {
+		return "sqlite:" + filepath.Join(c.Data, "penstock.db")
+	}
+	return c.Store
+}
+
+func (c *Config) logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level %q is not one of debug, info, warn, error", c.LogLevel)
+	}
+	return observe.NewLogger(w, c.LogFormat, level)
+}
+
+// threads is how many threads the runtime of each worker computes with: the processors, shared among the workers.
+func (c *Config) threads() int {
+	if c.InProcess {
+		return runtime.NumCPU()
+	}
+	return max(1, runtime.NumCPU()/c.Workers)
+}

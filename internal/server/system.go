@@ -1,0 +1,316 @@
+// Package server builds the house: it reads the configuration, makes every room, passes each what it needs, and starts
+// and stops them in order. It is the only package that knows all rooms, and holds nothing but wiring, the data
+// directory's layout, and backup. Callers: cmd/penstock.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/blob/files"
+	"github.com/penstock/penstock/internal/engine/onnxruntime"
+	"github.com/penstock/penstock/internal/fleet"
+	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/gateway/oip"
+	"github.com/penstock/penstock/internal/observe"
+	"github.com/penstock/penstock/internal/provider"
+	"github.com/penstock/penstock/internal/provider/local"
+	"github.com/penstock/penstock/internal/publish"
+	"github.com/penstock/penstock/internal/registry"
+	"github.com/penstock/penstock/internal/rollout"
+	"github.com/penstock/penstock/internal/serve"
+	"github.com/penstock/penstock/internal/store"
+	"github.com/penstock/penstock/internal/tenancy"
+	wire "github.com/penstock/penstock/internal/wire/oip"
+)
+
+// roles says which services a process of a role runs, in the order of their start. A role is a row, not an if.
+var roles = map[string][]string{
+	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "http"},
+}
+
+func roleNames() []string {
+	names := make([]string, 0, len(roles))
+	for name := range roles {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// System is one running server.
+type System struct {
+	cfg   Config
+	log   *slog.Logger
+	hints chan struct{} // the fleet changed
+	lock  *os.File
+
+	store    *store.DB
+	blobs    *files.Store
+	recorder *observe.Recorder
+	guard    *tenancy.Guard
+	inside   *onnxruntime.Engine // nil with worker processes
+	places   *local.Provider
+	fleet    *fleet.Controller
+	catalog  *registry.Catalog
+	rollout  *rollout.Controller
+	publish  *publish.Publisher
+	path     *serve.Path
+	gateway  *gateway.Server
+	admin    *admin.Server
+	doors    *doors
+
+	closers []func() error // in the order of construction; closed in reverse
+}
+
+// New builds every room, in the order of the start, and listens. Close gives everything back; Run does so itself.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *System, err error) {
+	s := &System{cfg: cfg, log: log, hints: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, build := range []func(context.Context) error{s.floor, s.seams, s.rooms, s.hall} {
+		if err := build(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// floor opens what everything stands on: the data directory, the database, the blobs, the keys.
+func (s *System) floor(ctx context.Context) (err error) {
+	if s.lock, err = openData(s.cfg.Data); err != nil {
+		return err
+	}
+	s.closing(s.lock.Close)
+	if s.store, err = store.Open(ctx, s.cfg.storeURL()); err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	s.closing(s.store.Close)
+	dir, err := s.cfg.blobDir()
+	if err != nil {
+		return err
+	}
+	if s.blobs, err = files.Open(files.Config{Dir: dir}); err != nil {
+		return fmt.Errorf("open the blobs: %w", err)
+	}
+	s.closing(s.blobs.Close)
+	pepper, err := tenancy.LoadPepper(s.secret("pepper"))
+	if err != nil {
+		return fmt.Errorf("read the key pepper: %w", err)
+	}
+	s.guard = tenancy.New(s.store, pepper, s.cfg.Dev)
+	if err := s.guard.Load(ctx); err != nil {
+		return err
+	}
+	return s.guard.EnsureAdmin(ctx, s.secret("admin.key"))
+}
+
+// seams makes the recorder and what runs models.
+func (s *System) seams(context.Context) (err error) {
+	s.recorder, err = observe.New(observe.Config{Version: Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.places = local.New(s.log)
+	s.closing(s.places.Close)
+	executable := s.cfg.Executable
+	if executable == "" {
+		if executable, err = os.Executable(); err != nil {
+			return fmt.Errorf("find the program for workers: %w", err)
+		}
+	}
+	cfg := fleet.Config{Workers: s.cfg.Workers, Executable: executable, CacheDir: s.cfg.Cache,
+		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
+		Limits:   provider.Limits{MemoryBytes: s.cfg.WorkerMemoryMB << 20},
+		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
+		Changed: s.changed, Log: s.log}
+	if s.cfg.InProcess {
+		s.inside = onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		s.closing(s.inside.Close)
+		cfg.InProcess = s.inside
+	}
+	if s.fleet, err = fleet.New(cfg); err != nil {
+		return err
+	}
+	s.recorder.Watch(s.fleet.Workers)
+	return nil
+}
+
+// rooms makes registry, rollout, publish and the request's walk.
+func (s *System) rooms(ctx context.Context) (err error) {
+	s.catalog, err = registry.New(registry.Config{Store: s.store, Blobs: s.blobs, CacheDir: filepath.Join(s.cfg.Data, "cache", "models"),
+		GrantDir: filepath.Join(s.cfg.Data, "grants"), Probe: s.probe, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	s.closing(s.catalog.Close)
+	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
+		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout}}
+	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
+		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Fleet: s.fleet, Meter: s.recorder}, s.republish)
+	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
+	return s.rollout.Open(ctx)
+}
+
+// hall makes the doors and listens at them.
+func (s *System) hall(ctx context.Context) (err error) {
+	s.gateway, err = gateway.New(gateway.Options{Config: gateway.DefaultConfig(), Guard: s.guard, Ready: s.path.Ready, Codec: wire.Codec{}, Log: s.log})
+	if err != nil {
+		return err
+	}
+	oip.Attach(s.gateway, oip.Options{Server: s.path, Name: s.cfg.Name, Version: Version})
+	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
+		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
+		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},
+		Backup: s.Backup, Name: s.cfg.Name, Version: Version, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.doors, err = s.open(ctx)
+	return err
+}
+
+func (s *System) closing(f func() error) { s.closers = append(s.closers, f) }
+
+func (s *System) secret(name string) string { return filepath.Join(s.cfg.Data, "secrets", name) }
+
+// Close gives everything back, in reverse order. It is for a System that was not run; Run closes itself.
+func (s *System) Close() error {
+	var faults []error
+	for _, f := range slices.Backward(s.closers) {
+		if err := f(); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
+			faults = append(faults, err)
+		}
+	}
+	s.closers = nil
+	return errors.Join(faults...)
+}
+
+// changed is the fleet's hint; it may be called with the fleet's locks held.
+func (s *System) changed() {
+	select {
+	case s.hints <- struct{}{}:
+	default:
+	}
+}
+
+// republish is the rollout's way to the publisher, which is made after it.
+func (s *System) republish() {
+	if s.publish != nil {
+		s.publish.Publish()
+	}
+}
+
+// follow turns the fleet's hints into plans and looks at the releases that wait for it. It also does so without a hint,
+// now and then: hints may be lost.
+func (s *System) follow(ctx context.Context) error {
+	const resync = 10 * time.Second
+	ticker := time.NewTicker(resync)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.hints:
+		case <-ticker.C:
+		}
+		s.republish()
+		s.rollout.FleetChanged()
+	}
+}
+
+// Run serves until ctx ends, then stops in reverse order: doors first, so that requests in hand still find their workers.
+func Run(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
+	cfg.orDefault()
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	log, err := cfg.logger(stderr)
+	if err != nil {
+		return err
+	}
+	slog.SetDefault(log)
+	s, err := New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, stdout, stderr)
+}
+
+func (s *System) run(ctx context.Context, stdout, stderr io.Writer) error {
+	running, failed := s.start()
+	err := s.announce(stdout, stderr)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+			s.log.Info("stopping", "grace", s.cfg.Grace)
+		case err = <-failed:
+		}
+	}
+	s.admin.Drain()
+	for _, r := range slices.Backward(running) {
+		err = errors.Join(err, r.stop())
+	}
+	return errors.Join(err, s.Close())
+}
+
+// running is a service under way.
+type running struct {
+	name   string
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func (r running) stop() error {
+	r.cancel()
+	if err := <-r.done; err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	return nil
+}
+
+// start runs the services of the role. failed gets the error of one that ends by itself.
+func (s *System) start() (list []running, failed chan error) {
+	services := map[string]func(context.Context) error{
+		"recorder": s.recorder.Run,
+		"fleet":    s.fleet.Run,
+		"rollout":  s.rollout.Run,
+		"publish":  s.follow,
+		"metrics":  s.doors.serveMetrics,
+		"grpc":     s.doors.serveGRPC,
+		"http":     s.doors.serveHTTP,
+	}
+	failed = make(chan error, len(services))
+	for _, name := range roles[s.cfg.Role] {
+		ctx, cancel := context.WithCancel(context.Background())
+		r := running{name: name, cancel: cancel, done: make(chan error, 1)}
+		go func() {
+			err := services[name](ctx)
+			if err != nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+			r.done <- err
+		}()
+		list = append(list, r)
+	}
+	return list, failed
+}
+
+// probe loads a pushed version in a throw-away worker.
+func (s *System) probe(ctx context.Context, want api.Want) error {
+	_, err := s.fleet.Probe(ctx, want)
+	return err
+}

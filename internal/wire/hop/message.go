@@ -1,0 +1,330 @@
+package hop
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/tensor"
+)
+
+// Message is a frame's content. Kind says which fields count; the others are zero. A message that came from a Reader
+// owns the memory under its tensors until Release.
+type Message struct {
+	Kind   Kind
+	ID     uint64
+	Budget time.Duration // requests: what remains of the time, in whole microseconds; 0 is no deadline
+
+	Token    string          // Hello
+	PID      int64           // Hello's result
+	Load     Load            // Load
+	Loaded   Loaded          // Load's result
+	Instance string          // Unload, Infer
+	Outputs  []string        // Infer: outputs wanted; nil is all
+	Tensors  []tensor.Tensor // Infer: inputs; its result: outputs
+	Queue    time.Duration   // Infer's result
+	Compute  time.Duration   // Infer's result
+	Stats    Stats           // Stats' result
+	Failure  Failure         // Failure
+
+	// Refused says that the Reader's Admit turned the payload away: it was skipped and Tensors have no data.
+	Refused bool
+
+	names  []string // under Outputs
+	dims   []int64  // one block under all shapes
+	buffer []byte   // under all tensor data
+	pool   *Pool
+	free   func() // Release as a value, made once, so that handing it on allocates nothing
+}
+
+// Load asks for a model file to be held under Instance.
+type Load struct {
+	Instance string
+	Format   string
+	Path     string
+	Warm     bool
+}
+
+// Loaded is what loading found.
+type Loaded struct {
+	Signature api.Signature
+	LoadTime  time.Duration
+	WarmTime  time.Duration
+}
+
+// Stats is a moment's view of the worker.
+type Stats struct {
+	PID       int64
+	Runtime   string
+	Resident  int64
+	Instances []InstanceStats
+}
+
+// InstanceStats is one loaded instance.
+type InstanceStats struct {
+	Instance string
+	InFlight int64
+	Requests int64
+	Failures int64
+	Compute  time.Duration
+}
+
+// Failure is an api.Error on its way; causes stay in the worker's log.
+type Failure struct {
+	Code       string
+	Subject    string
+	Message    string
+	Cure       string
+	RetryAfter time.Duration
+}
+
+// FailureOf makes the failure that tells err.
+func FailureOf(err error) Failure {
+	e := api.AsError(err)
+	return Failure{Code: string(e.Code), Subject: e.Subject, Message: e.Message, Cure: e.Cure, RetryAfter: e.RetryAfter}
+}
+
+// Error is the failure as the room's error type. A code that the catalogue does not know becomes internal.
+func (f *Failure) Error() *api.Error {
+	return &api.Error{Code: api.Code(f.Code), Subject: f.Subject, Message: f.Message, Cure: f.Cure, RetryAfter: f.RetryAfter}
+}
+
+// Payload is the bytes of memory under the tensors' data.
+func (m *Message) Payload() int { return len(m.buffer) }
+
+// appendHeader appends the header of m. Payload bytes are not part of it.
+func (m *Message) appendHeader(b []byte) []byte {
+	switch m.Kind {
+	case KindHello:
+		b = appendText(b, m.Token)
+	case KindHello.Result():
+		b = appendInt(b, m.PID)
+	case KindLoad:
+		b = appendText(b, m.Load.Instance)
+		b = appendText(b, m.Load.Format)
+		b = appendText(b, m.Load.Path)
+		b = appendFlag(b, m.Load.Warm)
+	case KindLoad.Result():
+		b = appendSpecs(b, m.Loaded.Signature.Inputs)
+		b = appendSpecs(b, m.Loaded.Signature.Outputs)
+		b = appendInt(b, int64(m.Loaded.LoadTime))
+		b = appendInt(b, int64(m.Loaded.WarmTime))
+	case KindUnload:
+		b = appendText(b, m.Instance)
+	case KindInfer:
+		b = appendText(b, m.Instance)
+		b = appendFlag(b, m.Outputs != nil)
+		if m.Outputs != nil {
+			b = appendTexts(b, m.Outputs)
+		}
+		b = appendTensors(b, m.Tensors)
+	case KindInfer.Result():
+		b = appendInt(b, int64(m.Queue))
+		b = appendInt(b, int64(m.Compute))
+		b = appendTensors(b, m.Tensors)
+	case KindStats.Result():
+		b = m.Stats.append(b)
+	case KindFailure:
+		b = appendText(b, m.Failure.Code)
+		b = appendText(b, m.Failure.Subject)
+		b = appendText(b, m.Failure.Message)
+		b = appendText(b, m.Failure.Cure)
+		b = appendInt(b, int64(m.Failure.RetryAfter))
+	}
+	return b
+}
+
+// readHeader is appendHeader's inverse. It returns the lengths of the tensors' data in sizes' memory.
+func (m *Message) readHeader(c *cursor, sizes []int) []int {
+	switch m.Kind {
+	case KindHello:
+		m.Token = c.text()
+	case KindHello.Result():
+		m.PID = c.int()
+	case KindLoad:
+		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag()}
+	case KindLoad.Result():
+		m.Loaded.Signature = api.Signature{Inputs: c.specs(), Outputs: c.specs()}
+		m.Loaded.LoadTime, m.Loaded.WarmTime = time.Duration(c.int()), time.Duration(c.int())
+	case KindUnload:
+		m.Instance = c.name()
+	case KindInfer:
+		m.Instance = c.name()
+		if c.flag() {
+			m.names = c.names(m.names)
+			m.Outputs = m.names
+		}
+		sizes = m.readTensors(c, sizes)
+	case KindInfer.Result():
+		m.Queue, m.Compute = time.Duration(c.int()), time.Duration(c.int())
+		sizes = m.readTensors(c, sizes)
+	case KindStats.Result():
+		m.Stats.read(c)
+	case KindFailure:
+		m.Failure = Failure{Code: c.text(), Subject: c.text(), Message: c.text(), Cure: c.text(),
+			RetryAfter: time.Duration(c.int())}
+	}
+	return sizes
+}
+
+func (s *Stats) append(b []byte) []byte {
+	b = appendInt(b, s.PID)
+	b = appendText(b, s.Runtime)
+	b = appendInt(b, s.Resident)
+	b = appendCount(b, len(s.Instances))
+	for i := range s.Instances {
+		in := &s.Instances[i]
+		b = appendText(b, in.Instance)
+		b = appendInt(b, in.InFlight)
+		b = appendInt(b, in.Requests)
+		b = appendInt(b, in.Failures)
+		b = appendInt(b, int64(in.Compute))
+	}
+	return b
+}
+
+func (s *Stats) read(c *cursor) {
+	s.PID, s.Runtime, s.Resident = c.int(), c.text(), c.int()
+	n := c.count(4 + 4*8)
+	if n == 0 {
+		return
+	}
+	s.Instances = make([]InstanceStats, n)
+	for i := range s.Instances {
+		s.Instances[i] = InstanceStats{Instance: c.text(), InFlight: c.int(), Requests: c.int(), Failures: c.int(),
+			Compute: time.Duration(c.int())}
+	}
+}
+
+func appendTensors(b []byte, tensors []tensor.Tensor) []byte {
+	b = appendCount(b, len(tensors))
+	for i := range tensors {
+		t := &tensors[i]
+		b = appendText(b, t.Name)
+		b = append(b, byte(t.Type), byte(len(t.Shape)))
+		for _, d := range t.Shape {
+			b = appendInt(b, d)
+		}
+		b = appendInt(b, int64(len(t.Data)))
+	}
+	return b
+}
+
+// readTensors reads names, types, shapes and lengths; the data is cut from the payload later. All shapes share one
+// block, which is kept with the message.
+func (m *Message) readTensors(c *cursor, sizes []int) []int {
+	n := c.count(4 + 1 + 1 + 8)
+	if n > c.limits.Tensors {
+		c.fail(ErrOversize, "%d tensors, limit %d", n, c.limits.Tensors)
+		return sizes
+	}
+	type span struct{ from, to int }
+	var few [16]span
+	spans := few[:0]
+	m.dims = m.dims[:0]
+	for range n {
+		t := tensor.Tensor{Name: c.name(), Type: tensor.Type(c.byte())}
+		rank := int(c.byte())
+		if rank > tensor.MaxRank {
+			c.fail(ErrMalformed, "tensor %q has %d dimensions", clip(t.Name), rank)
+		}
+		from := len(m.dims)
+		for range rank {
+			m.dims = append(m.dims, c.int())
+		}
+		size := c.int()
+		if c.err != nil {
+			return sizes
+		}
+		if size < 0 || size > int64(c.limits.Payload) {
+			c.fail(ErrOversize, "tensor %q announces %d bytes, limit %d", clip(t.Name), size, c.limits.Payload)
+			return sizes
+		}
+		m.Tensors = append(m.Tensors, t)
+		sizes = append(sizes, int(size))
+		spans = append(spans, span{from, len(m.dims)})
+	}
+	for i, s := range spans { // only now: dims may have moved while it grew
+		m.Tensors[i].Shape = m.dims[s.from:s.to:s.to]
+	}
+	return sizes
+}
+
+// cut makes the tensors views into the payload and checks that everything fits together.
+func (m *Message) cut(sizes []int) error {
+	at := 0
+	for i, size := range sizes {
+		start := align(at)
+		if start+size > len(m.buffer) {
+			return fmt.Errorf("%w: tensors need more than the payload's %d bytes", ErrMalformed, len(m.buffer))
+		}
+		for _, pad := range m.buffer[at:start] {
+			if pad != 0 {
+				return fmt.Errorf("%w: padding is not zero", ErrMalformed)
+			}
+		}
+		at = start + size
+		m.Tensors[i].Data = m.buffer[start:at:at]
+		if err := m.Tensors[i].Check(); err != nil {
+			return fmt.Errorf("%w: tensor %q: %w", ErrMalformed, clip(m.Tensors[i].Name), err)
+		}
+	}
+	if at != len(m.buffer) {
+		return fmt.Errorf("%w: payload has %d bytes, tensors %d", ErrMalformed, len(m.buffer), at)
+	}
+	return nil
+}
+
+// payloadSize is the bytes of the tensors with padding between them.
+func (m *Message) payloadSize() int {
+	if m.Kind != KindInfer && m.Kind != KindInfer.Result() {
+		return 0
+	}
+	n := 0
+	for i := range m.Tensors {
+		n = align(n) + len(m.Tensors[i].Data)
+	}
+	return n
+}
+
+func align(n int) int { return (n + payloadAlign - 1) &^ (payloadAlign - 1) }
+
+func appendInt(b []byte, v int64) []byte { return binary.LittleEndian.AppendUint64(b, uint64(v)) }
+func appendCount(b []byte, n int) []byte { return binary.LittleEndian.AppendUint32(b, uint32(n)) }
+func appendText(b []byte, s string) []byte {
+	return append(appendCount(b, len(s)), s...)
+}
+
+func appendFlag(b []byte, v bool) []byte {
+	if v {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func appendTexts(b []byte, list []string) []byte {
+	b = appendCount(b, len(list))
+	for _, s := range list {
+		b = appendText(b, s)
+	}
+	return b
+}
+
+func appendSpecs(b []byte, specs []api.TensorSpec) []byte {
+	b = appendCount(b, len(specs))
+	for i := range specs {
+		s := &specs[i]
+		b = appendText(b, s.Name)
+		b = appendText(b, s.Datatype)
+		b = appendCount(b, len(s.Shape))
+		for _, d := range s.Shape {
+			b = appendInt(b, d)
+		}
+		b = appendTexts(b, s.Symbols)
+	}
+	return b
+}
+
+// clip bounds foreign text inside an error.
+func clip(s string) string { return s[:min(len(s), 80)] }

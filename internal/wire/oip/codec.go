@@ -1,0 +1,136 @@
+package oip
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip"  // clients may compress
+	_ "google.golang.org/grpc/encoding/proto" // the codec below stands before it
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Message is the bytes of one gRPC message, kept alive by a reference count.
+type Message struct{ buffer mem.Buffer }
+
+// Bytes are the message's bytes, until Free.
+func (m *Message) Bytes() []byte {
+	if m.buffer == nil {
+		return nil
+	}
+	return m.buffer.ReadOnlyData()
+}
+
+// Free gives the bytes back.
+func (m *Message) Free() {
+	if m.buffer != nil {
+		m.buffer.Free()
+		m.buffer = nil
+	}
+}
+
+// Message is what the codec received for the request; DecodeProto reads its bytes, Reset frees them.
+func (r *Request) Message() *Message { return &r.wire.message }
+
+// Reply is an encoded answer, ready to be sent.
+type Reply struct{ data mem.BufferSlice }
+
+// Codec is gRPC's protobuf codec with a way past it for infer requests and answers, whose tensors would be copied
+// twice otherwise: a *Request only receives its bytes, a *Reply only gives its own.
+type Codec struct{}
+
+// Name is that of the codec that it stands before.
+func (Codec) Name() string { return "proto" }
+
+// Marshal encodes any message of the service.
+func (Codec) Marshal(v any) (mem.BufferSlice, error) {
+	if reply, ok := v.(*Reply); ok {
+		return reply.data, nil
+	}
+	return encoding.GetCodecV2("proto").Marshal(v)
+}
+
+// Unmarshal decodes any message of the service.
+func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	request, ok := v.(*Request)
+	if !ok {
+		return encoding.GetCodecV2("proto").Unmarshal(data, v)
+	}
+	if request.wire.message.buffer != nil {
+		return fmt.Errorf("infer request: decoded into while still in use")
+	}
+	request.wire.message.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
+	return nil
+}
+
+// Reply encodes the answer as a ModelInferResponse with raw contents: one copy of the outputs, into memory that goes
+// back to gRPC's pool when it was sent.
+func (a *Response) Reply() *Reply {
+	size := sizeString(1, a.Model) + sizeString(2, a.Version) + sizeString(3, a.ID)
+	for i := range a.Outputs {
+		t := &a.Outputs[i]
+		size += protowire.SizeTag(5) + protowire.SizeBytes(sizeOutput(t.Name, t.Type.String(), t.Shape))
+		size += protowire.SizeTag(6) + protowire.SizeBytes(len(t.Data))
+	}
+	pool := mem.DefaultBufferPool()
+	buffer := pool.Get(size)
+	dst := a.appendProto((*buffer)[:0])
+	*buffer = dst
+	return &Reply{data: mem.BufferSlice{mem.NewBuffer(buffer, pool)}}
+}
+
+func (a *Response) appendProto(dst []byte) []byte {
+	dst = appendText(dst, 1, a.Model)
+	dst = appendText(dst, 2, a.Version)
+	dst = appendText(dst, 3, a.ID)
+	for i := range a.Outputs {
+		t := &a.Outputs[i]
+		dst = protowire.AppendTag(dst, 5, protowire.BytesType)
+		dst = protowire.AppendVarint(dst, uint64(sizeOutput(t.Name, t.Type.String(), t.Shape)))
+		dst = appendText(dst, 1, t.Name)
+		dst = appendText(dst, 2, t.Type.String())
+		if len(t.Shape) > 0 {
+			dst = protowire.AppendTag(dst, 3, protowire.BytesType)
+			dst = protowire.AppendVarint(dst, uint64(sizeShape(t.Shape)))
+			for _, n := range t.Shape {
+				dst = protowire.AppendVarint(dst, uint64(n))
+			}
+		}
+	}
+	for i := range a.Outputs {
+		dst = protowire.AppendTag(dst, 6, protowire.BytesType)
+		dst = protowire.AppendBytes(dst, a.Outputs[i].Data)
+	}
+	return dst
+}
+
+// appendText appends a string field; proto3 leaves empty ones out.
+func appendText(dst []byte, number protowire.Number, text string) []byte {
+	if text == "" {
+		return dst
+	}
+	return protowire.AppendString(protowire.AppendTag(dst, number, protowire.BytesType), text)
+}
+
+func sizeString(number protowire.Number, text string) int {
+	if text == "" {
+		return 0
+	}
+	return protowire.SizeTag(number) + protowire.SizeBytes(len(text))
+}
+
+func sizeShape(shape []int64) int {
+	size := 0
+	for _, n := range shape {
+		size += protowire.SizeVarint(uint64(n))
+	}
+	return size
+}
+
+func sizeOutput(name, datatype string, shape []int64) int {
+	size := sizeString(1, name) + sizeString(2, datatype)
+	if len(shape) > 0 {
+		size += protowire.SizeTag(3) + protowire.SizeBytes(sizeShape(shape))
+	}
+	return size
+}

@@ -1,0 +1,189 @@
+package oip
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/tensor"
+)
+
+// elements parses the "data" of an input, nested as its shape or flat, straight into the tensor's little-endian bytes. The
+// scanner stands at the value; shape and type are known and checked.
+func (d *decoder) elements(t *tensor.Tensor) error {
+	n, err := tensor.Elements(t.Shape)
+	if err != nil {
+		return badTensor(t.Name, err)
+	}
+	if t.Type == tensor.FP16 || t.Type == tensor.BF16 {
+		return api.Fail(api.CodeBadTensor, "", "input %q: %s cannot be written as JSON; send it as binary data (binary_data_size)", clip(t.Name), t.Type)
+	}
+	// An element takes at least a character and a comma: a shape that the rest of the body cannot fill is refused
+	// before memory is taken for it.
+	if n > int64(len(d.b)-d.i)/2+1 {
+		return api.Fail(api.CodeBadTensor, "", "input %q: shape %v needs %d elements, the body has room for fewer", clip(t.Name), t.Shape, n)
+	}
+	if err := d.expect('[', "'[' of the data"); err != nil {
+		return err
+	}
+	e := &d.data
+	e.scanner, e.t = &d.scanner, t
+	if t.Type != tensor.Bytes {
+		e.out = d.r.take(int(n) * t.Type.Size())
+		t.Data = e.out
+	} else {
+		// BYTES grow as they come; they cannot outgrow four bytes an element more than the body.
+		e.out = d.r.open()
+	}
+	dims := t.Shape
+	if d.peek() != '[' || len(dims) < 2 {
+		err = e.run(n)
+	} else {
+		err = e.array(dims)
+	}
+	if err != nil {
+		return err
+	}
+	if t.Type == tensor.Bytes {
+		t.Data = e.out[:len(e.out):len(e.out)]
+		d.r.done(e.out)
+	}
+	return nil
+}
+
+// elements fills a tensor: out is what is still to be written, or for BYTES what was.
+type elements struct {
+	*scanner
+	t      *tensor.Tensor
+	out    []byte
+	number decimal // the last
+}
+
+// array reads one array whose opening bracket was read, and the arrays in it.
+func (e *elements) array(dims []int64) error {
+	if len(dims) == 1 {
+		return e.run(dims[0])
+	}
+	for i := int64(0); ; i++ {
+		more, err := e.more(i == 0, ']')
+		if err != nil {
+			return err
+		}
+		if !more && i == dims[0] {
+			return nil
+		}
+		if !more || i == dims[0] {
+			return e.count()
+		}
+		if err := e.expect('[', "'[' of a nested array"); err != nil {
+			return err
+		}
+		if err := e.array(dims[1:]); err != nil {
+			return err
+		}
+	}
+}
+
+// run reads n elements and the closing bracket.
+func (e *elements) run(n int64) error {
+	for i := int64(0); i < n; i++ {
+		c := e.peek()
+		if i > 0 {
+			if c != ',' {
+				if c == ']' {
+					return e.count()
+				}
+				return e.unexpected("',' or ']'")
+			}
+			e.i++
+		} else if c == ']' {
+			return e.count()
+		}
+		if err := e.element(); err != nil {
+			return err
+		}
+	}
+	if c := e.peek(); c != ']' {
+		if c == ',' || n == 0 {
+			return e.count()
+		}
+		return e.unexpected("']'")
+	}
+	e.i++
+	return nil
+}
+
+// count says that there are more or fewer elements than the shape asks for, somewhere.
+func (e *elements) count() error {
+	n, _ := tensor.Elements(e.t.Shape) // checked before
+	return api.Fail(api.CodeBadTensor, "", "input %q: the data do not have the shape %v (%d elements); the difference is at byte %d", clip(e.t.Name), e.t.Shape, n, e.i)
+}
+
+// element reads one element of any type. The type is asked anew for each: the branch is always the same one, and costs less
+// than a loop per type would in lines.
+func (e *elements) element() error {
+	switch e.t.Type {
+	case tensor.Bytes:
+		text, err := e.str()
+		if err != nil {
+			return err
+		}
+		e.out = tensor.AppendBytes(e.out, text)
+		return nil
+	case tensor.Bool:
+		switch w, err := e.word(); {
+		case err != nil || w == 'n':
+			return e.fail("input %q: a BOOL is true or false", clip(e.t.Name))
+		case w == 't':
+			e.out[0] = 1
+		default:
+			e.out[0] = 0
+		}
+		e.out = e.out[1:]
+		return nil
+	}
+	d := &e.number
+	if err := e.scanner.number(d); err != nil {
+		return err
+	}
+	if !e.store(d) {
+		return api.Fail(api.CodeBadTensor, "", "input %q: %s is not a number that %s holds (byte %d)", clip(e.t.Name), clip(string(d.text)), e.t.Type, e.i)
+	}
+	return nil
+}
+
+// store writes one number in the tensor's type; false when the type does not hold it.
+func (e *elements) store(d *decimal) (ok bool) {
+	size := e.t.Type.Size()
+	out := e.out
+	e.out = out[size:]
+	var f32 float32
+	var f64 float64
+	var bits uint64
+	switch e.t.Type {
+	case tensor.FP32:
+		f32, ok = d.float32()
+		binary.LittleEndian.PutUint32(out, math.Float32bits(f32))
+		return ok
+	case tensor.FP64:
+		f64, ok = d.float64()
+		bits = math.Float64bits(f64)
+	case tensor.Uint8, tensor.Uint16, tensor.Uint32, tensor.Uint64:
+		bits, ok = d.unsigned(8 * size)
+	default:
+		var v int64
+		v, ok = d.signed(8 * size)
+		bits = uint64(v)
+	}
+	switch size {
+	case 1:
+		out[0] = byte(bits)
+	case 2:
+		binary.LittleEndian.PutUint16(out, uint16(bits))
+	case 4:
+		binary.LittleEndian.PutUint32(out, uint32(bits))
+	default:
+		binary.LittleEndian.PutUint64(out, bits)
+	}
+	return ok
+}

@@ -1,0 +1,302 @@
+package worker
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/wire/hop"
+)
+
+// refusal says why a request is not taken in hand.
+type refusal uint8
+
+const (
+	refuseNot refusal = iota
+	refuseFull
+	refuseStopping
+)
+
+// link is one connection. One goroutine reads; every request runs in its own, which also writes its answer.
+type link struct {
+	host     *host
+	conn     net.Conn
+	reader   *hop.Reader
+	writer   *hop.Writer
+	admitted int // bytes that the frame being read was admitted for; the reading goroutine's
+
+	mu      sync.Mutex // guards running
+	running map[uint64]context.CancelFunc
+}
+
+func newLink(h *host, conn net.Conn) *link {
+	l := &link{host: h, conn: conn, running: map[uint64]context.CancelFunc{}}
+	l.reader = hop.NewReader(conn, &h.pool, h.config.Limits)
+	l.reader.Admit = func(_ hop.Kind, payload int) bool {
+		if !h.admit(payload) {
+			return false
+		}
+		l.admitted = payload
+		return true
+	}
+	l.writer = hop.NewWriter(conn, l.shut)
+	return l
+}
+
+// shut ends the connection; every goroutine of the link then ends by itself.
+func (l *link) shut(err error) {
+	l.writer.Abort(err)
+	_ = l.conn.Close()
+}
+
+// serve reads until the connection ends. Requests of a connection that is gone are stopped: nobody can take the answer.
+func (l *link) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.host.close(l)
+	defer cancel()
+	err := l.hello()
+	for err == nil {
+		var m *hop.Message
+		if m, err = l.next(); err == nil {
+			err = l.take(ctx, m)
+		}
+	}
+	l.shut(hop.ErrClosed)
+	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+		l.host.config.Log.Warn("worker: connection ended", "error", err)
+	}
+}
+
+// next reads a message and keeps the count of admitted bytes right also when the frame breaks off.
+func (l *link) next() (*hop.Message, error) {
+	l.admitted = 0
+	m, err := l.reader.Next()
+	if err != nil {
+		l.host.bytes.Add(-int64(l.admitted))
+	}
+	return m, err
+}
+
+// hello lets only those in who know the token, and only in time.
+func (l *link) hello() error {
+	if err := l.conn.SetReadDeadline(time.Now().Add(l.host.config.Hello)); err != nil {
+		return err
+	}
+	m, err := l.next()
+	if err != nil {
+		return fmt.Errorf("read hello: %w", err)
+	}
+	defer func() {
+		l.host.bytes.Add(-int64(m.Payload()))
+		m.Release()
+	}()
+	if m.Kind != hop.KindHello {
+		return fmt.Errorf("%w: the first is of kind %d", hop.ErrOrder, m.Kind)
+	}
+	if subtle.ConstantTimeCompare([]byte(m.Token), []byte(l.host.config.Token)) != 1 {
+		return hop.ErrToken
+	}
+	l.send(&hop.Message{Kind: hop.KindHello.Result(), ID: m.ID, PID: int64(os.Getpid())})
+	return l.conn.SetReadDeadline(time.Time{})
+}
+
+// take begins a request, or answers it at once. An error ends the connection.
+func (l *link) take(ctx context.Context, m *hop.Message) error {
+	switch m.Kind {
+	case hop.KindCancel:
+		l.mu.Lock()
+		cancel := l.running[m.ID]
+		l.mu.Unlock()
+		if cancel != nil { // else its answer is on the way already
+			cancel()
+		}
+		m.Release()
+		return nil
+	case hop.KindPing:
+		l.send(&hop.Message{Kind: hop.KindPing.Result(), ID: m.ID})
+		m.Release()
+		return nil
+	case hop.KindLoad, hop.KindUnload, hop.KindInfer, hop.KindStats:
+		return l.begin(ctx, m)
+	}
+	return fmt.Errorf("%w: kind %d", hop.ErrOrder, m.Kind)
+}
+
+func (l *link) begin(ctx context.Context, m *hop.Message) error {
+	why := refuseFull
+	if !m.Refused {
+		why = l.host.begin()
+	}
+	if why != refuseNot {
+		l.fail(m.ID, l.refuse(why))
+		l.host.bytes.Add(-int64(m.Payload()))
+		m.Release()
+		return nil
+	}
+	var cancel context.CancelFunc
+	if m.Budget > 0 {
+		ctx, cancel = context.WithTimeout(ctx, m.Budget)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	l.mu.Lock()
+	_, double := l.running[m.ID]
+	if !double {
+		l.running[m.ID] = cancel
+	}
+	l.mu.Unlock()
+	if double {
+		cancel()
+		l.host.end(m.Payload())
+		m.Release()
+		return fmt.Errorf("%w: %d", hop.ErrDuplicate, m.ID)
+	}
+	go l.run(ctx, cancel, m)
+	return nil
+}
+
+func (l *link) refuse(why refusal) error {
+	if why == refuseStopping {
+		return api.Fail(api.CodeShuttingDown, "", "the worker is stopping")
+	}
+	c := &l.host.config
+	return api.Fail(api.CodeQueueFull, "", "the worker holds %d requests or %d bytes of tensors already", c.Requests, c.Bytes)
+}
+
+// run carries one request out and answers it, exactly once.
+func (l *link) run(ctx context.Context, cancel context.CancelFunc, m *hop.Message) {
+	reply, release := l.execute(ctx, m)
+	reply.ID = m.ID
+	l.mu.Lock()
+	delete(l.running, m.ID)
+	l.mu.Unlock()
+	cancel()
+	l.send(&reply)
+	// The inputs go last: an engine may answer with views of them.
+	release.Release()
+	l.host.end(m.Payload())
+	m.Release()
+}
+
+// execute turns a panic of the engine into that request's failure alone.
+func (l *link) execute(ctx context.Context, m *hop.Message) (reply hop.Message, answer *engine.Answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.host.config.Log.Error("worker: the engine panicked", "panic", p, "stack", string(debug.Stack()))
+			answer = nil
+			reply = hop.Message{Kind: hop.KindFailure,
+				Failure: hop.FailureOf(api.Fail(api.CodeInternal, m.Instance, "the engine panicked"))}
+		}
+	}()
+	var err error
+	switch m.Kind {
+	case hop.KindInfer:
+		reply, answer, err = l.infer(ctx, m)
+	case hop.KindLoad:
+		reply, err = l.load(ctx, m)
+	case hop.KindUnload:
+		err = l.host.engine.Unload(ctx, m.Instance)
+	case hop.KindStats:
+		reply, err = l.stats(ctx)
+	}
+	if err != nil {
+		return hop.Message{Kind: hop.KindFailure, Failure: l.failure(ctx, err)}, answer
+	}
+	reply.Kind = m.Kind.Result()
+	return reply, answer
+}
+
+func (l *link) infer(ctx context.Context, m *hop.Message) (reply hop.Message, answer *engine.Answer, err error) {
+	wait, err := l.enter(ctx)
+	if err != nil {
+		return reply, nil, err
+	}
+	defer func() { <-l.host.runs }()
+	answer, err = l.host.engine.Infer(ctx, engine.Request{Instance: m.Instance, Inputs: m.Tensors, Outputs: m.Outputs})
+	if err != nil {
+		return reply, nil, err
+	}
+	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
+	return reply, answer, nil
+}
+
+// enter waits for a place in the engine; the clock is read only when there is none at once.
+func (l *link) enter(ctx context.Context) (time.Duration, error) {
+	select {
+	case l.host.runs <- struct{}{}:
+		return 0, nil
+	default:
+	}
+	start := time.Now()
+	select {
+	case l.host.runs <- struct{}{}:
+		return time.Since(start), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err error) {
+	loaded, err := l.host.engine.Load(ctx, engine.Load{Instance: m.Load.Instance, Format: m.Load.Format,
+		Path: m.Load.Path, Warm: m.Load.Warm})
+	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
+	return reply, err
+}
+
+func (l *link) stats(ctx context.Context) (reply hop.Message, err error) {
+	s, err := l.host.engine.Stats(ctx)
+	reply.Stats = hop.Stats{PID: int64(s.PID), Runtime: s.Runtime, Resident: s.Resident}
+	for _, in := range s.Instances {
+		reply.Stats.Instances = append(reply.Stats.Instances, hop.InstanceStats(in))
+	}
+	return reply, err
+}
+
+// failure tells an error to the other end. What is not an api.Error stays in this log.
+func (l *link) failure(ctx context.Context, err error) hop.Failure {
+	var known *api.Error
+	switch {
+	case errors.As(err, &known):
+	case errors.Is(err, context.DeadlineExceeded):
+		err = api.Fail(api.CodeDeadline, "", "the deadline passed in the worker")
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		err = api.Fail(api.CodeCanceled, "", "the request was cancelled")
+	default:
+		l.host.config.Log.Error("worker: request failed", "error", err)
+	}
+	return hop.FailureOf(err)
+}
+
+func (l *link) fail(id uint64, err error) {
+	l.send(&hop.Message{Kind: hop.KindFailure, ID: id, Failure: hop.FailureOf(err)})
+}
+
+// send writes a message; it returns when the tensors are not needed any more. A message that cannot be encoded (an
+// engine's tensor without its bytes, an answer over the limit) becomes a failure; a broken connection has told shut.
+func (l *link) send(m *hop.Message) {
+	f := l.writer.Frame()
+	if err := f.Encode(m, l.host.config.Limits); err != nil {
+		l.host.config.Log.Error("worker: answer not sent", "error", err)
+		code := api.CodeInternal
+		if errors.Is(err, hop.ErrOversize) {
+			code = api.CodeTooLarge
+		}
+		failure := hop.Message{Kind: hop.KindFailure, ID: m.ID,
+			Failure: hop.FailureOf(api.Fail(code, "", "the answer does not fit the hop: %v", err))}
+		if err := f.Encode(&failure, l.host.config.Limits); err != nil {
+			l.writer.Drop(f)
+			l.shut(err)
+			return
+		}
+	}
+	_ = l.writer.Send(context.Background(), f)
+}

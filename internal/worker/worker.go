@@ -1,0 +1,199 @@
+// Package worker serves an engine to the gateway over the hop, on a unix socket: it is what runs inside a worker
+// process. It knows models and tensors, nothing of tenants' data or the store, and decides neither what is loaded nor
+// when to stop. Callers: server (the worker role).
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/wire/hop"
+)
+
+// Config tunes a worker. Zero fields take their defaults.
+type Config struct {
+	Token       string        // shared secret that a connection has to open with; must not be empty
+	Requests    int           // requests in hand at the same time, waiting ones included; default 1024
+	Concurrency int           // inferences inside the engine at the same time; default twice the processors, at least 4
+	Bytes       int64         // tensor bytes of requests in hand; default 512 MiB
+	Connections int           // connections at the same time; default 64
+	Hello       time.Duration // longest wait for a new connection's first frame; default 5 s
+	Drain       time.Duration // longest wait for requests in hand when Serve's ctx ends; default 5 s
+	Limits      hop.Limits    // of one frame
+	Log         *slog.Logger  // default slog.Default()
+}
+
+func (c Config) orDefault() Config {
+	setInt := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	setTime := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	setInt(&c.Requests, 1024)
+	setInt(&c.Concurrency, max(4, 2*runtime.GOMAXPROCS(0)))
+	setInt(&c.Connections, 64)
+	setTime(&c.Hello, 5*time.Second)
+	setTime(&c.Drain, 5*time.Second)
+	if c.Bytes <= 0 {
+		c.Bytes = 512 << 20
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
+
+// host is one Serve call.
+type host struct {
+	config Config
+	engine engine.Engine
+	pool   hop.Pool
+	runs   chan struct{} // a place inside the engine
+	bytes  atomic.Int64  // tensor bytes of requests in hand
+
+	mu       sync.Mutex // guards the fields below
+	draining bool
+	count    int            // requests in hand
+	requests sync.WaitGroup // the same, to wait for; Add only while not draining
+	links    map[*link]struct{}
+}
+
+// Serve answers on the listener until ctx ends, then refuses new requests, lets those in hand finish within
+// Config.Drain and returns nil. It returns an error when the listener or the engine ends first. It closes the listener;
+// the engine stays its caller's.
+func Serve(ctx context.Context, listener net.Listener, eng engine.Engine, config Config) error {
+	if config.Token == "" {
+		_ = listener.Close()
+		return errors.New("worker: serve without a token")
+	}
+	h := &host{config: config.orDefault(), engine: eng, links: map[*link]struct{}{}}
+	h.runs = make(chan struct{}, h.config.Concurrency)
+	var failed error
+	accepting, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	unhook := context.AfterFunc(accepting, func() { _ = listener.Close() })
+	defer unhook()
+	watch := make(chan struct{})
+	go func() {
+		defer close(watch)
+		select {
+		case <-eng.Done():
+			stop(errors.New("worker: the engine ended"))
+		case <-accepting.Done():
+		}
+	}()
+
+	// Requests outlive ctx by the drain; what ends them early is the end of their connection or of the drain.
+	serving, kill := context.WithCancel(context.WithoutCancel(ctx))
+	defer kill()
+	var links sync.WaitGroup
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			if accepting.Err() == nil {
+				failed = fmt.Errorf("worker: accept: %w", err)
+				stop(failed)
+			} else if ctx.Err() == nil {
+				failed = context.Cause(accepting)
+			}
+			break
+		}
+		if l := h.open(conn); l != nil {
+			links.Go(func() { l.serve(serving) })
+		}
+	}
+	<-watch
+	h.drain(kill)
+	links.Wait()
+	return failed
+}
+
+// open makes room for a connection, or closes it when there are too many.
+func (h *host) open(conn net.Conn) *link {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.draining || len(h.links) >= h.config.Connections {
+		h.config.Log.Warn("worker: connection refused", "open", len(h.links), "limit", h.config.Connections)
+		_ = conn.Close()
+		return nil
+	}
+	l := newLink(h, conn)
+	h.links[l] = struct{}{}
+	return l
+}
+
+func (h *host) close(l *link) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.links, l)
+}
+
+// begin takes a request in hand; why says why not.
+func (h *host) begin() (why refusal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.draining:
+		return refuseStopping
+	case h.count >= h.config.Requests:
+		return refuseFull
+	}
+	h.count++
+	h.requests.Add(1)
+	return refuseNot
+}
+
+func (h *host) end(payload int) {
+	h.bytes.Add(-int64(payload))
+	h.mu.Lock()
+	h.count--
+	h.mu.Unlock()
+	h.requests.Done()
+}
+
+// admit counts the bytes of a payload that is about to be read.
+func (h *host) admit(payload int) bool {
+	if h.bytes.Add(int64(payload)) <= h.config.Bytes {
+		return true
+	}
+	h.bytes.Add(-int64(payload))
+	return false
+}
+
+// drain waits for the requests in hand, stops those that take too long, and ends the connections.
+func (h *host) drain(kill func()) {
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		h.requests.Wait()
+		close(done)
+	}()
+	patience := time.NewTimer(h.config.Drain)
+	defer patience.Stop()
+	select {
+	case <-done:
+	case <-patience.C:
+		kill()
+	}
+	h.mu.Lock()
+	for l := range h.links {
+		l.shut(hop.ErrClosed)
+	}
+	h.mu.Unlock()
+	<-done
+}
