@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 // child starts this test binary again in a role.
 func child(t testing.TB, role, url string) (*exec.Cmd, io.Reader) {
 	t.Helper()
-	command := exec.Command(os.Args[0], "-test.run=^$")
+	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
 	command.Env = append(os.Environ(), childRole+"="+role, childStore+"="+url)
 	command.Stderr = os.Stderr
 	output, err := command.StdoutPipe()
@@ -270,13 +270,17 @@ func fillDisk(ctx context.Context, db *store.DB, out io.Writer) error {
 		return err
 	}
 	for range 2 { // it must go on failing, not only once
-		for {
+		full := false
+		for range 2000 { // far more than fits
 			line, err := writeOnce(ctx, db, 0)
-			if err != nil {
+			if full = err != nil; full {
 				fmt.Fprintln(out, "fault", api.AsError(err).Code, err)
 				break
 			}
 			fmt.Fprintln(out, line)
+		}
+		if !full {
+			return errors.New("writing never failed")
 		}
 	}
 	if _, err := db.Model(ctx, "acme", "m0"); err != nil { // reading goes on

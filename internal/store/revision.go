@@ -11,9 +11,6 @@ import (
 // SaveRevision keeps a new revision together with the release that brings it out, under the numbers that the caller
 // chose. A number that is taken means that somebody else released meanwhile: stale, and nothing is kept.
 func (db *DB) SaveRevision(ctx context.Context, rev api.Revision, rel api.Release) error {
-	if rev.Tenant != rel.Tenant || rev.Endpoint != rel.Endpoint {
-		return api.Fail(api.CodeBadRequest, string(rev.Endpoint), "revision and release belong to different endpoints")
-	}
 	doc, err := encode(rev)
 	if err != nil {
 		return err
@@ -47,6 +44,9 @@ func (db *DB) StartRelease(ctx context.Context, spec api.EndpointSpec, ifGenerat
 }
 
 func (db *DB) saveRevision(ctx context.Context, s session, rev api.Revision, doc string, rel api.Release) error {
+	if rev.Tenant != rel.Tenant || rev.Endpoint != rel.Endpoint {
+		return api.Fail(api.CodeBadRequest, string(rev.Endpoint), "revision and release belong to different endpoints")
+	}
 	made, err := s.exec(ctx, `INSERT INTO revisions (tenant, endpoint, number, doc) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		rev.Tenant, rev.Endpoint, rev.Number, doc)
 	if err != nil {

@@ -76,3 +76,24 @@ func releaseReplay(t *testing.T, db *store.DB) {
 		"release.succeeded digits 00.000500 Release 1 of digits (deploy to revision 1): succeeded",
 		"release.failed digits 00.000600 Release 2 of digits (rollback to revision 1): failed, no memory"})
 }
+
+// startRelease checks that a deploy is kept whole or not at all.
+func startRelease(t *testing.T, db *store.DB) {
+	ctx := t.Context()
+	first := got(db.StartRelease(ctx, spec("digits@1"), 0, revision(1), release(1, 1)))(t)
+	same(t, "made", first.Generation, 1)
+	_, err := db.StartRelease(ctx, spec("digits@2"), 0, revision(2), release(2, 2))
+	refused(t, api.CodeExists, err)
+	_, err = db.StartRelease(ctx, spec("digits@2"), 7, revision(2), release(2, 2))
+	refused(t, api.CodeStale, err)
+	_, err = db.StartRelease(ctx, spec("digits@2"), 1, revision(2), release(1, 2)) // the release's number is taken
+	refused(t, api.CodeStale, err)
+	same(t, "nothing of it stayed", got(db.Endpoint(ctx, "acme", "digits"))(t), first)
+	same(t, "revisions", got(db.Revisions(ctx, "acme", "digits", 0, 9))(t), []api.Revision{revision(1)})
+	same(t, "changed", got(db.StartRelease(ctx, spec("digits@2"), 1, revision(2), release(2, 2)))(t).Generation, 2)
+	strange := release(3, 3)
+	strange.Endpoint = "another"
+	_, err = db.StartRelease(ctx, spec("digits@3"), -1, revision(3), strange)
+	refused(t, api.CodeBadRequest, err)
+	same(t, "releases", got(db.Releases(ctx, "acme", "digits", 0, 9))(t), []api.Release{release(2, 2), release(1, 1)})
+}

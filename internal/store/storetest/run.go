@@ -30,6 +30,7 @@ func Run(t *testing.T, open func(t testing.TB) *store.DB) {
 		{"aliases", aliases},
 		{"endpoints", endpoints},
 		{"revisions_and_releases", releases},
+		{"start_release", startRelease},
 		{"release_replay", releaseReplay},
 		{"crashes", crashes},
 		{"events", events},
