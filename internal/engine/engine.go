@@ -18,7 +18,7 @@ import (
 //   - CodeSignatureMismatch, CodeBadTensor, CodeInferenceFailed: the request's own fault; permanent.
 //   - CodeDeadline, CodeCanceled: ctx ended; the run is told to stop.
 type Engine interface {
-	// Load makes an instance ready under load.Instance and runs it once on zeros when load.Warm is set. Loading an
+	// Load makes an instance ready under load.Instance and runs it once on made-up inputs when load.Warm is set. Loading an
 	// instance that is loaded already is no error and does nothing. It ends early when ctx ends.
 	Load(ctx context.Context, load Load) (Loaded, error)
 
@@ -44,7 +44,7 @@ type Load struct {
 	Instance string // chosen by the caller, unique in the engine
 	Format   string // "onnx"
 	Path     string // absolute path of the entry file; external data lies beside it
-	Warm     bool   // run once on zeros, dynamic dimensions 1, before it counts as loaded
+	Warm     bool   // run once on made-up inputs, dynamic dimensions 1, before it counts as loaded
 }
 
 // Loaded is what loading found. Signature is the runtime's own view of the model.

@@ -239,10 +239,10 @@ func merge(ctx, other context.Context) (context.Context, context.CancelFunc) {
 	return both, func() { stop(); cancel() }
 }
 
-// warm runs the model once on zeros, dynamic dimensions 1, so that the first request does not pay for memory and lazily
+// warm runs the model once on made-up inputs, dynamic dimensions 1, so that the first request does not pay for memory and lazily
 // prepared kernels. A run that fails says nothing about real inputs, so it is only logged.
 func (e *Engine) warm(ctx context.Context, in *instance) error {
-	inputs, ok := in.zeros(e.config.MaxWarm)
+	inputs, ok := in.samples(e.config.MaxWarm)
 	if !ok {
 		e.config.Log.Warn("model is not warmed: its inputs are over the limit", "instance", in.name, "limit_bytes", e.config.MaxWarm)
 		return nil

@@ -147,8 +147,9 @@ func (in *instance) wanted(names []string) error {
 	return nil
 }
 
-// zeros makes up inputs for warming; false when they would take more than limit bytes.
-func (in *instance) zeros(limit int64) ([]tensor.Tensor, bool) {
+// samples makes up inputs for warming; false when they would take more than limit bytes. Floats are 0, integers and
+// booleans 1: ONNX Runtime divides integers in hardware, and a zero divisor would end the process.
+func (in *instance) samples(limit int64) ([]tensor.Tensor, bool) {
 	var all []tensor.Tensor
 	for _, want := range in.inputs {
 		if want.optional {
@@ -172,7 +173,13 @@ func (in *instance) zeros(limit int64) ([]tensor.Tensor, bool) {
 			return nil, false
 		}
 		limit -= count * size
-		all = append(all, tensor.Tensor{Name: want.name, Type: want.typ, Shape: shape, Data: make([]byte, count*size)})
+		data := make([]byte, count*size)
+		if want.typ <= tensor.Int64 {
+			for at := int64(0); at < int64(len(data)); at += size {
+				data[at] = 1 // little-endian
+			}
+		}
+		all = append(all, tensor.Tensor{Name: want.name, Type: want.typ, Shape: shape, Data: data})
 	}
 	return all, true
 }
