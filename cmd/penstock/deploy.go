@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/client"
+)
+
+const (
+	waitDefault = 5 * time.Minute
+	waitOnce    = 30 * time.Second // longest wait in one request
+)
+
+type deployFlags struct {
+	endpoint, strategy, why string
+	variants                []string
+	replicas                int
+	sticky                  bool
+	wait                    waitFlags
+}
+
+// waitFlags say how long a person wants to wait for a release.
+type waitFlags struct {
+	timeout time.Duration
+	not     bool
+}
+
+func (w *waitFlags) add(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&w.timeout, "timeout", waitDefault, "how long to wait until it is done")
+	cmd.Flags().BoolVar(&w.not, "no-wait", false, "do not wait until it is done")
+}
+
+func (w *waitFlags) first() time.Duration {
+	if w.not {
+		return 0
+	}
+	return max(min(w.timeout, waitOnce), time.Millisecond)
+}
+
+func (a *app) deployCommands() []*cobra.Command {
+	var flags deployFlags
+	cmd := a.withOutput(&cobra.Command{Use: "deploy [REF...]", Short: "Put versions behind an endpoint",
+		Long: `Put versions behind an endpoint. The new revision is loaded and warmed beside the one that serves, then takes its place
+without a failed request; the one before stays loaded for a rollback. With one REF the endpoint keeps its other
+settings. Several REFs, or --variant, share the traffic by weight.`,
+		Example: `  penstock deploy digits@1
+  penstock deploy digits:champion --endpoint ocr --why "release 12"
+  penstock deploy --endpoint digits --variant old=digits@1:90 --variant new=digits@2:10`,
+		RunE: does(func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && len(flags.variants) == 0 {
+				return usage(fmt.Errorf("name a REF such as digits@1, or --variant"))
+			}
+			return a.asks(func(ctx context.Context, c *client.Client, args []string) error {
+				return a.deploy(ctx, cmd, c, args, flags)
+			})(cmd, args)
+		})})
+	f := cmd.Flags()
+	f.StringVar(&flags.endpoint, "endpoint", "", "endpoint; the first model's name when left out")
+	f.StringVar(&flags.strategy, "strategy", "", "blue-green (default) or direct")
+	f.StringArrayVar(&flags.variants, "variant", nil, "arm NAME=REF or NAME=REF:WEIGHT; may be repeated")
+	f.IntVar(&flags.replicas, "replicas", 0, "loaded instances of each variant; 0 is one per worker")
+	f.BoolVar(&flags.sticky, "sticky", false, "keep each Penstock-Unit on one variant")
+	f.StringVar(&flags.why, "why", "", "reason, kept in the release")
+	flags.wait.add(cmd)
+	return []*cobra.Command{cmd}
+}
+
+func (a *app) deploy(ctx context.Context, cmd *cobra.Command, c *client.Client, refs []string, flags deployFlags) error {
+	spec, endpoint, err := flags.spec(refs)
+	if err != nil {
+		return usage(err)
+	}
+	match := client.IfMatch(0)
+	switch present, err := c.Endpoint(ctx, endpoint); {
+	case err == nil:
+		match = client.IfMatch(present.Generation)
+		keepSettings(&spec, present.Spec, cmd)
+	case !api.Is(err, api.CodeEndpointNotFound):
+		return err
+	}
+	release, err := c.Deploy(ctx, endpoint, api.DeployRequest{EndpointSpec: spec, Why: flags.why}, match, flags.wait.first())
+	if err != nil {
+		return err
+	}
+	return a.finishRelease(ctx, c, release, flags.wait)
+}
+
+// spec reads the arms from the command line.
+func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.EndpointName, err error) {
+	spec.Strategy, spec.Sticky = api.Strategy(f.strategy), f.sticky
+	for _, text := range refs {
+		ref, err := api.ParseRef(text)
+		if err != nil {
+			return spec, "", err
+		}
+		arm := api.VariantSpec{Model: text}
+		if len(refs)+len(f.variants) > 1 {
+			arm.Name = armName(ref)
+		}
+		spec.Variants = append(spec.Variants, arm)
+	}
+	for _, text := range f.variants {
+		arm, err := parseVariant(text)
+		if err != nil {
+			return spec, "", err
+		}
+		spec.Variants = append(spec.Variants, arm)
+	}
+	for i := range spec.Variants {
+		spec.Variants[i].Serving.Replicas = f.replicas
+	}
+	endpoint = api.EndpointName(f.endpoint)
+	if endpoint == "" {
+		ref, err := api.ParseRef(spec.Variants[0].Model)
+		if err != nil {
+			return spec, "", err
+		}
+		endpoint = api.EndpointName(ref.Model)
+	}
+	return spec, endpoint, api.CheckName("endpoint", string(endpoint))
+}
+
+// armName names an arm by its reference: fraud-3, fraud-champion.
+func armName(ref api.Ref) api.VariantName {
+	switch {
+	case ref.Version > 0:
+		return api.VariantName(fmt.Sprintf("%s-%d", ref.Model, ref.Version))
+	case ref.Alias != "":
+		return api.VariantName(fmt.Sprintf("%s-%s", ref.Model, ref.Alias))
+	case ref.Digest != "":
+		return api.VariantName(fmt.Sprintf("%s-%s", ref.Model, ref.Digest.Short()))
+	}
+	return api.VariantName(ref.Model)
+}
+
+// parseVariant reads NAME=REF or NAME=REF:WEIGHT. What follows the last colon is the weight when it is a number; an
+// alias that looks like a number needs its weight written out.
+func parseVariant(text string) (arm api.VariantSpec, err error) {
+	name, ref, ok := strings.Cut(text, "=")
+	if !ok {
+		return arm, fmt.Errorf("--variant %q is not NAME=REF:WEIGHT", text)
+	}
+	arm.Name = api.VariantName(name)
+	if err := api.CheckName("variant", name); err != nil {
+		return arm, err
+	}
+	if i := strings.LastIndexByte(ref, ':'); i >= 0 && !strings.HasSuffix(ref[:i], "@sha256") {
+		if weight, err := strconv.ParseInt(ref[i+1:], 10, 64); err == nil {
+			if weight < 1 {
+				return arm, fmt.Errorf("--variant %q: the weight is a number from 1", text)
+			}
+			arm.Weight, ref = weight, ref[:i]
+		}
+	}
+	arm.Model = ref
+	_, err = api.ParseRef(ref)
+	return arm, err
+}
+
+// keepSettings leaves an endpoint's settings as they are when one version takes the place of another.
+func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.Command) {
+	if !cmd.Flags().Changed("strategy") {
+		spec.Strategy = present.Strategy
+	}
+	if len(spec.Variants) != 1 || len(present.Variants) != 1 {
+		return
+	}
+	if !cmd.Flags().Changed("sticky") {
+		spec.Sticky = present.Sticky
+	}
+	serving := present.Variants[0].Serving
+	if cmd.Flags().Changed("replicas") {
+		serving.Replicas = spec.Variants[0].Serving.Replicas
+	}
+	spec.Variants[0].Serving = serving
+	if spec.Variants[0].Name == "" {
+		spec.Variants[0].Name = present.Variants[0].Name
+	}
+}
+
+// finishRelease waits for a release as long as the person wants, and tells how it ended.
+func (a *app) finishRelease(ctx context.Context, c *client.Client, release api.Release, wait waitFlags) error {
+	release, err := awaitRelease(ctx, c, release, wait)
+	if err != nil {
+		return err
+	}
+	if err := a.print(release, func() { a.tellRelease(release) }); err != nil {
+		return err
+	}
+	return releaseError(release, wait)
+}
+
+func awaitRelease(ctx context.Context, c *client.Client, release api.Release, wait waitFlags) (api.Release, error) {
+	deadline := time.Now().Add(wait.timeout)
+	for !wait.not && !release.State.Final() {
+		left := time.Until(deadline)
+		if left <= 0 {
+			break
+		}
+		later, err := c.Release(ctx, release.Endpoint, release.Number, min(left, waitOnce))
+		if err != nil {
+			return release, err
+		}
+		release = later
+	}
+	return release, nil
+}
+
+func (a *app) tellRelease(r api.Release) {
+	switch {
+	case r.State == api.ReleaseSucceeded && r.Kind == api.ReleaseRollback:
+		fmt.Fprintf(a.out, "%s: revision %d serves again (release %d, in effect after %s)\n", r.Endpoint, r.To, r.Number, millis(time.Duration(r.EffectUS)*time.Microsecond))
+	case r.State == api.ReleaseSucceeded:
+		fmt.Fprintf(a.out, "%s: revision %d serves (release %d)\n", r.Endpoint, r.To, r.Number)
+	case !r.State.Final():
+		fmt.Fprintf(a.out, "%s: revision %d is %s (release %d)\n", r.Endpoint, r.To, r.State, r.Number)
+	}
+	if !r.Durable {
+		fmt.Fprintln(a.err, "warning: the release is in effect, but its record could not be written to disk")
+	}
+}
+
+// releaseError is how a release that did not succeed ends a command.
+func releaseError(r api.Release, wait waitFlags) error {
+	subject := fmt.Sprintf("%s release %d", r.Endpoint, r.Number)
+	switch {
+	case r.State == api.ReleaseFailed:
+		return api.Fail(api.CodeUnavailable, subject, "failed: %s", r.Reason).WithCure("The revision before it keeps serving. Correct the cause and deploy again.")
+	case r.State == api.ReleaseAborted:
+		return api.Fail(api.CodeUnavailable, subject, "was aborted").WithCure("The revision before it keeps serving.")
+	case !r.State.Final() && !wait.not:
+		return api.Fail(api.CodeDeadline, subject, "is still %s after %s", r.State, wait.timeout).
+			WithCure("It goes on; watch it with `penstock rollout status %s`, or stop it with `penstock rollout abort %s`.", r.Endpoint, r.Endpoint)
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/client"
+)
+
+// difference is what diff found for one document: lines that begin with "-" for what is, "+" for what is declared and
+// " " for what is the same.
+type difference struct {
+	Name  string   `json:"name"`
+	Lines []string `json:"lines"`
+}
+
+func (a *app) diffCommand() *cobra.Command {
+	var files []string
+	cmd := a.withOutput(&cobra.Command{Use: "diff -f FILE", Short: "Show what apply would change", Args: cobra.NoArgs,
+		Long:    "Show what apply would change. Exit code 0: nothing; 1: something; otherwise as every command.",
+		Example: `  penstock diff -f endpoints.yaml`,
+		RunE: a.asks(func(ctx context.Context, c *client.Client, _ []string) error {
+			documents, err := a.readDocuments(files)
+			if err != nil {
+				return usage(err)
+			}
+			found := []difference{}
+			for _, d := range documents {
+				lines, err := compare(ctx, c, d)
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", d.place, d.name(), err)
+				}
+				if len(lines) > 0 {
+					found = append(found, difference{d.name(), lines})
+				}
+			}
+			if err := a.print(found, func() { a.showDifferences(found) }); err != nil {
+				return err
+			}
+			if len(found) > 0 {
+				return errDifferences
+			}
+			return nil
+		})})
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file to read; - is standard input; may be repeated")
+	return cmd
+}
+
+func (a *app) showDifferences(found []difference) {
+	for _, d := range found {
+		fmt.Fprintf(a.out, "--- server %s\n+++ file   %s\n", d.Name, d.Name)
+		for _, line := range d.Lines {
+			fmt.Fprintln(a.out, printable(line))
+		}
+	}
+}
+
+func compare(ctx context.Context, c *client.Client, d document) ([]string, error) {
+	if d.alias == nil {
+		_, lines, err := compareEndpoint(ctx, c, d.endpoint)
+		return lines, err
+	}
+	present, err := presentAlias(ctx, c, d.alias)
+	if api.Is(err, api.CodeModelNotFound) {
+		present, err = api.Alias{}, nil // diff also looks at what the pushes before apply have yet to make
+	}
+	if err != nil || present.Version == d.alias.Version {
+		return nil, err
+	}
+	lines := []string{fmt.Sprintf("+version: %d", d.alias.Version)}
+	if present.Version > 0 {
+		lines = append([]string{fmt.Sprintf("-version: %d", present.Version)}, lines...)
+	}
+	return lines, nil
+}
+
+// compareEndpoint gives what differs between a declared endpoint and the present one, nothing when they agree. A spec
+// that reads the same differs all the same when an alias in it has moved since it was deployed.
+func compareEndpoint(ctx context.Context, c *client.Client, d *endpointDocument) (api.Endpoint, []string, error) {
+	want, err := specLines(d.Spec)
+	if err != nil {
+		return api.Endpoint{}, nil, err
+	}
+	present, err := c.Endpoint(ctx, d.Name)
+	if api.Is(err, api.CodeEndpointNotFound) {
+		return api.Endpoint{}, lineDiff(nil, want), nil
+	}
+	if err != nil {
+		return present, nil, err
+	}
+	have, err := specLines(present.Spec)
+	if err != nil {
+		return present, nil, err
+	}
+	if !slices.Equal(have, want) {
+		return present, lineDiff(have, want), nil
+	}
+	lines, err := movedReferences(ctx, c, d, present)
+	return present, lines, err
+}
+
+// movedReferences finds references without a number that name another version now than the current revision serves.
+func movedReferences(ctx context.Context, c *client.Client, d *endpointDocument, present api.Endpoint) (lines []string, _ error) {
+	if present.Traffic.Current == 0 {
+		return nil, nil // its first release is under way, or failed; the spec is as declared
+	}
+	page, err := c.Revisions(ctx, d.Name, client.Page{Cursor: fmt.Sprint(present.Traffic.Current + 1), Limit: 1})
+	if err != nil || len(page.Items) == 0 {
+		return nil, err
+	}
+	for i, arm := range d.Spec.Variants {
+		ref, err := api.ParseRef(arm.Model)
+		if err != nil {
+			return nil, err
+		}
+		if ref.Version > 0 || ref.Digest != "" || i >= len(page.Items[0].Variants) {
+			continue
+		}
+		version, err := c.Resolve(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		if serves := page.Items[0].Variants[i]; serves.Version != version.Number {
+			lines = append(lines, fmt.Sprintf("-%s is %s@%d", arm.Model, serves.Model, serves.Version), fmt.Sprintf("+%s is %s", arm.Model, version.Ref()))
+		}
+	}
+	return lines, nil
+}
+
+// specLines writes a spec as YAML with its defaults filled in, so that leaving one out is no difference.
+func specLines(spec api.EndpointSpec) ([]string, error) {
+	if spec.Strategy == "" {
+		spec.Strategy = api.StrategyBlueGreen
+	}
+	spec.Variants = slices.Clone(spec.Variants)
+	if len(spec.Variants) > 1 {
+		spec.Sticky = true // the default, which cannot be told from false in a spec
+	}
+	for i := range spec.Variants {
+		v := &spec.Variants[i]
+		v.Weight = max(v.Weight, 1)
+		if v.Name == "" && len(spec.Variants) == 1 {
+			v.Name = "main"
+		}
+	}
+	text, err := json.Marshal(spec)
+	if err == nil {
+		text, err = yaml.JSONToYAML(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write the spec as YAML: %w", err)
+	}
+	return strings.Split(strings.TrimRight(string(text), "\n"), "\n"), nil
+}
+
+// lineDiff is the shortest edit from one list of lines to another, by the longest common subsequence. Specs are small.
+func lineDiff(have, want []string) []string {
+	common := make([][]int, len(have)+1)
+	for i := range common {
+		common[i] = make([]int, len(want)+1)
+	}
+	for i := len(have) - 1; i >= 0; i-- {
+		for j := len(want) - 1; j >= 0; j-- {
+			if common[i][j] = max(common[i+1][j], common[i][j+1]); have[i] == want[j] {
+				common[i][j] = common[i+1][j+1] + 1
+			}
+		}
+	}
+	var lines []string
+	i, j := 0, 0
+	for i < len(have) || j < len(want) {
+		switch {
+		case i < len(have) && j < len(want) && have[i] == want[j]:
+			lines = append(lines, " "+have[i])
+			i, j = i+1, j+1
+		case j == len(want) || i < len(have) && common[i+1][j] >= common[i][j+1]:
+			lines = append(lines, "-"+have[i])
+			i++
+		default:
+			lines = append(lines, "+"+want[j])
+			j++
+		}
+	}
+	return lines
+}
