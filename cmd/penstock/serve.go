@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +19,7 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Start the server: control API, gateway and workers in one.
 
 The first start makes the data directory with an admin key in secrets/admin.key. All listeners are on loopback unless
-told otherwise; another address needs TLS in front and --insecure.`,
+told otherwise; another address needs --tls-cert and --tls-key, or --insecure.`,
 		Example: `  penstock serve
   penstock serve --dev
   penstock serve --data /var/lib/penstock --http 127.0.0.1:9000 --workers 4
@@ -28,25 +29,37 @@ told otherwise; another address needs TLS in front and --insecure.`,
 			return server.Run(cmd.Context(), cfg, a.out, a.err)
 		}),
 	}
+	serveFlags(cmd, &cfg)
+	return cmd
+}
+
+func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f := cmd.Flags()
 	f.StringVar(&cfg.HTTP, "http", "127.0.0.1:8000", "address of the control API and inference over HTTP; port 0 picks a free one")
 	f.StringVar(&cfg.GRPC, "grpc", "127.0.0.1:8001", "address of inference over gRPC")
 	f.StringVar(&cfg.Metrics, "metrics", "127.0.0.1:8002", "address of /metrics, /livez and /readyz")
 	f.StringVar(&cfg.Store, "store", "", "database: sqlite:PATH or postgres://...; default is penstock.db in the data directory")
-	f.StringVar(&cfg.Blobs, "blobs", "", "where blobs are kept; default is blobs in the data directory")
+	f.StringVar(&cfg.Blobs, "blobs", "", "directory of the blobs; default is blobs in the data directory")
+	f.StringVar(&cfg.Cache, "cache", "", "directory where the runtime's library is unpacked; default is in the user's cache directory")
 	f.StringVar(&cfg.Role, "role", "all", "what this process does")
 	f.BoolVar(&cfg.Dev, "dev", false, "let callers without a key act as tenant default; on loopback only")
 	f.BoolVar(&cfg.Insecure, "insecure", false, "allow listeners that are not on loopback without TLS")
-	f.IntVar(&cfg.Workers, "workers", 0, "worker processes; 0 chooses by this machine")
+	f.StringVar(&cfg.TLSCert, "tls-cert", "", "PEM file of the certificate; with --tls-key all listeners speak TLS")
+	f.StringVar(&cfg.TLSKey, "tls-key", "", "PEM file of the certificate's key")
+	f.IntVar(&cfg.Workers, "workers", 2, "worker processes")
+	f.Int64Var(&cfg.WorkerMemoryMB, "worker-memory", 0, "address space of one worker in MiB; 0 sets no limit")
 	f.BoolVar(&cfg.InProcess, "in-process", false, "run models in the server's own process, without workers")
-	f.BoolVar(&cfg.PrintAddresses, "print-addresses", false, "print the addresses as one line of JSON when ready")
-	f.IntVar(&cfg.ReadyFD, "ready-fd", 0, "file descriptor to write the addresses to when ready")
+	f.IntVar(&cfg.Queue, "queue", 256, "requests in hand per endpoint")
+	f.DurationVar(&cfg.Timeout, "timeout", time.Minute, "longest time for one request where its variant says nothing")
+	f.DurationVar(&cfg.RollbackWindow, "rollback-window", 24*time.Hour, "how long a revision that left stays loaded")
+	f.DurationVar(&cfg.Grace, "grace", 30*time.Second, "longest wait for requests in hand at stop")
+	f.StringVar(&cfg.Name, "name", "penstock", "name that the Open Inference Protocol reports; some clients want triton")
 	f.StringVar(&cfg.OTLP, "otlp", "", "OpenTelemetry collector for traces, such as http://127.0.0.1:4318")
+	f.IntVar(&cfg.TraceEvery, "trace-every", 100, "trace one of so many requests that bring no trace context; -1 traces none of them")
 	f.StringVar(&cfg.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&cfg.LogLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&cfg.ServerName, "name", "", "name of this server; default is the host's")
-	f.IntVar(&cfg.RollbackWindow, "rollback-window", 1, "earlier revisions of an endpoint that stay loaded")
-	return cmd
+	f.BoolVar(&cfg.PrintAddresses, "print-addresses", false, "print the addresses as one line of JSON when ready")
+	f.IntVar(&cfg.ReadyFD, "ready-fd", 0, "file descriptor to write the addresses to when ready")
 }
 
 func (a *app) workerCommand() *cobra.Command {
