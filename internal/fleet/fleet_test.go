@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -355,6 +356,57 @@ func TestWorkerThatCannotStart(t *testing.T) {
 	})
 	if _, err := r.Probe(t.Context(), w); !api.Is(err, api.CodeUnavailable) {
 		t.Errorf("probe: %v", err)
+	}
+}
+
+// TestSweepsWhatKilledServersLeft: a directory whose owner died is removed at the next start; one that is held, or young,
+// or another's by name, is not.
+func TestSweepsWhatKilledServersLeft(t *testing.T) {
+	parent, err := os.MkdirTemp("", "sweep") // short: sockets go below it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(parent) })
+	f := newFiles(t)
+	t.Setenv("TMPDIR", parent)
+	long := time.Now().Add(-time.Hour)
+	for _, name := range []string{"penstock-fleet-dead", "penstock-fleet-held", "penstock-fleet-young", "penstock-other"} {
+		dir := filepath.Join(parent, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := os.Create(filepath.Join(dir, "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { lock.Close() })
+		if name == "penstock-fleet-held" {
+			if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name != "penstock-fleet-young" {
+			if err := os.Chtimes(dir, long, long); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Run("a life", func(t *testing.T) {
+		r := run(t, f, nil)
+		w := f.want(t, "a", "ok")
+		r.SetWants([]api.Want{w})
+		r.awaitLoaded(t, w, 2)
+	})
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if want := []string{"penstock-fleet-held", "penstock-fleet-young", "penstock-other"}; !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
 	}
 }
 
