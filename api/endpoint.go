@@ -77,10 +77,20 @@ type Traffic struct {
 
 // Status says what the fleet has made of an endpoint's current revision.
 type Status struct {
-	Ready    bool     `json:"ready" doc:"Whether the current revision can answer."`
-	Replicas int      `json:"replicas" doc:"Loaded replicas of all variants."`
-	Wanted   int      `json:"wanted" doc:"Replicas that should be loaded."`
-	Problems []string `json:"problems,omitempty" doc:"What is wrong, if anything."`
+	Ready    bool            `json:"ready" doc:"Whether the current revision can answer."`
+	Replicas int             `json:"replicas" doc:"Loaded replicas of all variants."`
+	Wanted   int             `json:"wanted" doc:"Replicas that should be loaded."`
+	Variants []VariantStatus `json:"variants,omitempty" doc:"What serves: the arms of the current revision."`
+	Problems []string        `json:"problems,omitempty" doc:"What is wrong, if anything."`
+}
+
+// VariantStatus is one arm of the current revision as it stands.
+type VariantStatus struct {
+	Name     VariantName `json:"name" doc:"Arm's name."`
+	Model    string      `json:"model" doc:"Version that answers, as a reference."`
+	Weight   int64       `json:"weight" doc:"Share relative to the others."`
+	Replicas int         `json:"replicas" doc:"Loaded replicas."`
+	Wanted   int         `json:"wanted" doc:"Replicas that should be loaded."`
 }
 
 // ReleaseState is where a release stands.
