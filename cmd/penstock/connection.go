@@ -98,7 +98,8 @@ func (a *app) readSettings() (settings, error) {
 // dataDirectory is where a local server keeps its data.
 func (a *app) dataDirectory() string { return first(a.flags.data, a.env("PENSTOCK_DATA"), dataDefault) }
 
-// localServer is the address that a server of this data directory wrote when it started.
+// localServer is the address that a server of this data directory wrote when it started. One that listens everywhere is
+// asked on loopback, where the local key may go.
 func (a *app) localServer() string {
 	text, err := readBounded(filepath.Join(a.dataDirectory(), "run", "server.json"))
 	if err != nil {
@@ -106,9 +107,16 @@ func (a *app) localServer() string {
 	}
 	var told struct {
 		HTTP string `json:"http"`
+		TLS  bool   `json:"tls"`
 	}
 	if json.Unmarshal(text, &told) != nil {
 		return ""
+	}
+	if host, port, err := net.SplitHostPort(told.HTTP); err == nil && net.ParseIP(host).IsUnspecified() {
+		told.HTTP = net.JoinHostPort("127.0.0.1", port)
+	}
+	if told.TLS {
+		return "https://" + told.HTTP
 	}
 	return told.HTTP
 }

@@ -186,6 +186,10 @@ func TestConnectionOrder(t *testing.T) {
 	d.file("data/run/server.json", `{"http":"`+address+`"}`)
 	d.file("data/secrets/admin.key", key+"\n")
 	data := filepath.Join(d.dir, "data")
+	_, port, _ := strings.Cut(address, ":")
+	d.file("everywhere/run/server.json", `{"http":"[::]:`+port+`"}`)
+	d.file("everywhere/secrets/admin.key", key+"\n")
+	everywhere := filepath.Join(d.dir, "everywhere")
 	cases := []struct {
 		name string
 		env  map[string]string
@@ -193,6 +197,7 @@ func TestConnectionOrder(t *testing.T) {
 		code int
 	}{
 		{"data directory", nil, []string{"--data", data}, 0},
+		{"data directory of a server that listens everywhere", nil, []string{"--data", everywhere}, 0},
 		{"flags before the environment", map[string]string{"PENSTOCK_SERVER": "127.0.0.1:1", "PENSTOCK_KEY": "bad"}, []string{"--server", url, "--key", key}, 0},
 		{"environment before the file", map[string]string{"PENSTOCK_SERVER": url, "PENSTOCK_KEY": key}, []string{"--config", config("127.0.0.1:1", "bad")}, 0},
 		{"file's key stays with the file's server", map[string]string{"PENSTOCK_SERVER": url}, []string{"--config", config("127.0.0.1:1", key), "--data", d.dir}, 4},
