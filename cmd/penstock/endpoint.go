@@ -54,7 +54,7 @@ func (a *app) showEndpoint(e api.Endpoint) {
 	fmt.Fprintln(a.out)
 	rows := make([][]string, 0, len(e.Spec.Variants))
 	for i, v := range e.Spec.Variants {
-		rows = append(rows, []string{string(v.Name), v.Model, strconv.FormatInt(e.Spec.Weight(i), 10)})
+		rows = append(rows, []string{first(string(v.Name), "main"), v.Model, strconv.FormatInt(e.Spec.Weight(i), 10)})
 	}
 	a.table("VARIANT MODEL WEIGHT", rows)
 }

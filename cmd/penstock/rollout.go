@@ -60,11 +60,11 @@ func (a *app) statusCommand() *cobra.Command {
 				return err
 			}
 			releases, err := c.Releases(ctx, name, client.Page{Limit: limit})
-			if err != nil {
+			if err = a.tolerateStorage(err); err != nil {
 				return err
 			}
 			revisions, err := c.Revisions(ctx, name, client.Page{Limit: limit})
-			if err != nil {
+			if err = a.tolerateStorage(err); err != nil {
 				return err
 			}
 			s.Releases, s.Revisions = releases.Items, revisions.Items
@@ -72,6 +72,16 @@ func (a *app) statusCommand() *cobra.Command {
 		})})
 	cmd.Flags().IntVar(&limit, "limit", 10, "most releases and revisions to show")
 	return cmd
+}
+
+// tolerateStorage warns instead of failing while the database is away: what serves is known all the same, and then it is
+// wanted most.
+func (a *app) tolerateStorage(err error) error {
+	if !api.Is(err, api.CodeStorage) {
+		return err
+	}
+	fmt.Fprintf(a.err, "warning: the list is not whole: %s\n", printable(err.Error()))
+	return nil
 }
 
 func (a *app) showStatus(s rolloutStatus) {
