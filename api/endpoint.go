@@ -22,8 +22,19 @@ type EndpointSpec struct {
 type VariantSpec struct {
 	Name    VariantName `json:"name,omitempty" doc:"Arm's name; 'main' when there is one."`
 	Model   string      `json:"model" doc:"Reference of the version."`
-	Weight  int64       `json:"weight,omitempty" doc:"Share relative to the others; 1 when left out." minimum:"0" maximum:"1000000"`
+	Weight  int64       `json:"weight,omitempty" doc:"Share relative to the others. When no variant names one, all weigh 1; beside others that do, a variant without one takes no traffic." minimum:"0" maximum:"1000000"`
 	Serving Serving     `json:"serving,omitzero" doc:"Serving settings."`
+}
+
+// Weight gives a variant's share: what the user wrote, or 1 each when no variant names one. Beside weights that were
+// written, 0 means no traffic, so that a variant can stand by and be forced.
+func (s *EndpointSpec) Weight(i int) int64 {
+	for _, v := range s.Variants {
+		if v.Weight != 0 {
+			return s.Variants[i].Weight
+		}
+	}
+	return 1
 }
 
 // Serving holds the settings of a variant. Zero means the server's default.

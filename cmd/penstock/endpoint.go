@@ -53,8 +53,8 @@ func (a *app) showEndpoint(e api.Endpoint) {
 		[2]string{"created", when(e.Created)}, [2]string{"changed", when(e.Traffic.Changed)})
 	fmt.Fprintln(a.out)
 	rows := make([][]string, 0, len(e.Spec.Variants))
-	for _, v := range e.Spec.Variants {
-		rows = append(rows, []string{string(v.Name), v.Model, strconv.FormatInt(max(v.Weight, 1), 10)})
+	for i, v := range e.Spec.Variants {
+		rows = append(rows, []string{string(v.Name), v.Model, strconv.FormatInt(e.Spec.Weight(i), 10)})
 	}
 	a.table("VARIANT MODEL WEIGHT", rows)
 }
