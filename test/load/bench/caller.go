@@ -158,4 +158,4 @@ func (c *remote) ask(ctx context.Context) error {
 	return nil
 }
 
-func (c *remote) close() { c.conn.Close() }
+func (c *remote) close() { _ = c.conn.Close() }
