@@ -28,6 +28,7 @@ test: build system-packages ## Run all tests, with real PostgreSQL and real work
 	go vet ./...
 	go test -timeout 20m ./...
 	go test -race -short -timeout 20m ./...
+	FUZZTIME=5s scripts/fuzz.sh
 
 .PHONY: fuzz
 fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
@@ -43,7 +44,7 @@ bench: build ## Measure against the bare runtime in one run; writes a table
 
 .PHONY: soak
 soak: build ## Deploys, rollbacks and kills under load, longer than in `make test`
-	PENSTOCK_SOAK=1 go test -count=1 -timeout 60m -v -run 'Rollback|Crash' ./test/load/ ./test/fault/
+	PENSTOCK_SOAK=1 go test -count=1 -timeout 60m -v -run 'Rollback|Killed' ./test/load/ ./test/fault/
 
 .PHONY: check
 check: lint ## Format, vet, lint and the house test: clean at every commit
