@@ -17,7 +17,7 @@ help: ## Print the targets
 build: bin/penstock ## Build bin/penstock with ONNX Runtime inside
 
 bin/penstock: $(ONNXRUNTIME_LIB) $(GO_FILES) $(shell git ls-files internal cmd 2>/dev/null)
-	go build -trimpath -ldflags "-X github.com/penstock/penstock/internal/server.Version=$(VERSION)" -o $@ ./cmd/penstock
+	go build -trimpath -ldflags "-X main.stamped=$(VERSION)" -o $@ ./cmd/penstock
 
 .PHONY: run
 run: build ## Start a server on loopback with the demo models, and print calls to try (Ctrl-C stops it)
@@ -28,6 +28,7 @@ test: build system-packages ## Run all tests, with real PostgreSQL and real work
 	go vet ./...
 	go test -timeout 20m ./...
 	go test -race -short -timeout 20m ./...
+	FUZZTIME=5s scripts/fuzz.sh
 
 .PHONY: fuzz
 fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
@@ -43,7 +44,7 @@ bench: build ## Measure against the bare runtime in one run; writes a table
 
 .PHONY: soak
 soak: build ## Deploys, rollbacks and kills under load, longer than in `make test`
-	PENSTOCK_SOAK=1 go test -count=1 -timeout 60m -v -run 'Rollback|Crash' ./test/load/ ./test/fault/
+	PENSTOCK_SOAK=1 go test -count=1 -timeout 60m -v -run 'Rollback|Killed' ./test/load/ ./test/fault/
 
 .PHONY: check
 check: lint ## Format, vet, lint and the house test: clean at every commit

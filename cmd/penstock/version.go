@@ -3,15 +3,26 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/penstock/penstock/client"
-	"github.com/penstock/penstock/internal/server"
 )
 
-// version is the one that the build stamps into the server; client and server are one program.
-func version() string { return server.Version }
+// stamped is the version that the build writes with -ldflags "-X main.stamped=v1.2.3".
+var stamped string
+
+// version is the stamped version, or what the Go tool knows of the build.
+func version() string {
+	if stamped != "" {
+		return stamped
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
 
 func (a *app) versionCommands() []*cobra.Command {
 	var remote bool

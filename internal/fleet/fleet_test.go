@@ -218,14 +218,14 @@ func TestCrashingFileIsRefusedThenQuarantined(t *testing.T) {
 			}
 			r.SetWants([]api.Want{good})
 			r.SetWants([]api.Want{good, bad})
-			r.awaitErr(t, bad, api.CodeQuarantined)
+			_ = r.awaitErr(t, bad, api.CodeQuarantined)
 			if lost := f.lostCount(); lost != 1 {
 				t.Errorf("a file known to crash was loaded beside others: %d losses", lost)
 			}
 			asked := f.askedFor(bad)
 			r.SetWants([]api.Want{good})
 			r.SetWants([]api.Want{good, bad})
-			r.awaitErr(t, bad, api.CodeQuarantined)
+			_ = r.awaitErr(t, bad, api.CodeQuarantined)
 			if f.askedFor(bad) != asked {
 				t.Error("a quarantined file was loaded again")
 			}
@@ -251,7 +251,7 @@ func TestCrashInCompanyIsBlamedInTheEnd(t *testing.T) {
 	r.SetWants([]api.Want{good})
 	r.awaitLoaded(t, good, 2)
 	r.SetWants([]api.Want{good, bad})
-	r.awaitErr(t, bad, api.CodeModelCrashes)
+	_ = r.awaitErr(t, bad, api.CodeModelCrashes)
 	r.awaitLoaded(t, good, 2)
 	if n := f.crashCount(bad); n != 1 {
 		t.Errorf("one incident was recorded as %d crashes", n)
@@ -279,7 +279,7 @@ func TestRefusedSlowAndAbsent(t *testing.T) {
 	f.mu.Unlock()
 	late := f.want(t, "late", "ok")
 	r.SetWants([]api.Want{good, late})
-	r.awaitErr(t, late, api.CodeStorage)
+	_ = r.awaitErr(t, late, api.CodeStorage)
 	f.mu.Lock()
 	f.away = false
 	f.mu.Unlock()
@@ -335,7 +335,7 @@ func TestInProcess(t *testing.T) {
 	a, bad := f.want(t, "a", "ok"), f.want(t, "bad", "refuse")
 	r.SetWants([]api.Want{a, bad})
 	r.awaitLoaded(t, a, 1)
-	r.awaitErr(t, bad, api.CodeLoadFailed)
+	_ = r.awaitErr(t, bad, api.CodeLoadFailed)
 	if got, ok := r.Engine(fleet.InProcess); !ok || got != engine.Engine(eng) {
 		t.Errorf("engine %v %v", got, ok)
 	}
@@ -366,7 +366,7 @@ func TestSweepsWhatKilledServersLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(parent) })
+	t.Cleanup(func() { _ = os.RemoveAll(parent) })
 	f := newFiles(t)
 	t.Setenv("TMPDIR", parent)
 	long := time.Now().Add(-time.Hour)

@@ -186,7 +186,11 @@ func (c *Catalog) MoveAlias(ctx context.Context, p *api.Principal, m api.ModelNa
 	if err := mayWrite(p); err != nil {
 		return api.Alias{}, err
 	}
-	if err := api.CheckName("alias", string(a)); err != nil {
+	check := checkAlias
+	if to == 0 { // an odd one that is there already can be deleted
+		check = func(a api.AliasName) error { return api.CheckName("alias", string(a)) }
+	}
+	if err := check(a); err != nil {
 		return api.Alias{}, err
 	}
 	if err := c.limits.checkWhy(why); err != nil {
@@ -225,7 +229,7 @@ func (c *Catalog) OpenArtifact(ctx context.Context, t api.TenantID, ref api.Ref,
 			return a, f, nil
 		}
 	}
-	return api.Artifact{}, nil, api.Fail(api.CodeNotFound, v.Ref().String(), "the version has no file of this name").
+	return api.Artifact{}, nil, api.Fail(api.CodeNotFound, v.Ref().String(), "the version has no file %q", shown(path)).
 		WithCure("List its files with `penstock show %s`.", v.Ref())
 }
 

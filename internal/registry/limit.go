@@ -58,7 +58,7 @@ func (l Limits) checkUpload(model api.ModelName, up api.Upload) error {
 		return api.Fail(api.CodeTooLarge, "", "%d aliases are over the limit of %d for one push", len(up.Aliases), l.Aliases)
 	}
 	for _, a := range up.Aliases {
-		if err := api.CheckName("alias", string(a)); err != nil {
+		if err := checkAlias(a); err != nil {
 			return err
 		}
 	}
@@ -78,6 +78,19 @@ func (l Limits) checkUpload(model api.ModelName, up api.Upload) error {
 		return err
 	}
 	return l.checkFiles(up.Files)
+}
+
+// checkAlias refuses, beside what breaks the rule, names that a path reads in another way: numbers are versions there, and
+// latest is the newest one.
+func checkAlias(a api.AliasName) error {
+	if err := api.CheckName("alias", string(a)); err != nil {
+		return err
+	}
+	if a != "latest" && strings.Trim(string(a), "0123456789") != "" {
+		return nil
+	}
+	return api.Fail(api.CodeBadName, "", "alias name %q would be read as a version", a).
+		WithCure("Choose a name that is neither a number nor latest, such as champion.")
 }
 
 func (l Limits) checkTags(tags map[string]string) error {

@@ -290,6 +290,8 @@ func TestRefusedUploads(t *testing.T) {
 		{"five levels", api.Upload{Files: at("1/2/3/4/a.md")}, api.CodeBadName},
 		{"a long path", api.Upload{Files: at(strings.Repeat("a", 253) + ".md")}, api.CodeBadName},
 		{"a bad alias", api.Upload{Files: at("a.md"), Aliases: []api.AliasName{"Champion!"}}, api.CodeBadName},
+		{"an alias that is a number", api.Upload{Files: at("a.md"), Aliases: []api.AliasName{"7"}}, api.CodeBadName},
+		{"an alias named latest", api.Upload{Files: at("a.md"), Aliases: []api.AliasName{"latest"}}, api.CodeBadName},
 		{"many aliases", api.Upload{Files: at("a.md"), Aliases: make([]api.AliasName, 17)}, api.CodeTooLarge},
 		{"many tags", api.Upload{Files: at("a.md"), Tags: many}, api.CodeTooLarge},
 		{"a tag with a line end", api.Upload{Files: at("a.md"), Tags: map[string]string{"a\nb": "x"}}, api.CodeBadName},

@@ -118,7 +118,10 @@ func (d *driver) backup(ctx context.Context, s *live.Server) error {
 // TestServerKilled kills the server, or one of its workers, at random points of push, deploy, rollback and backup.
 func TestServerKilled(t *testing.T) {
 	rounds := 50
-	if testing.Short() {
+	switch {
+	case os.Getenv("PENSTOCK_SOAK") != "":
+		rounds = 500
+	case testing.Short():
 		rounds = 5
 	}
 	seed := rand.Uint64()

@@ -116,7 +116,7 @@ func checkTarget(endpoint, version string) error {
 func named(err error, endpoint, version string) error {
 	e := api.AsError(err)
 	switch e.Code {
-	case api.CodeEndpointNotFound, api.CodeModelNotFound, api.CodeNotFound:
+	case api.CodeEndpointNotFound, api.CodeModelNotFound:
 		return api.Fail(e.Code, "", "Request for unknown model: '%s' is not found", endpoint)
 	case api.CodeVersionNotFound:
 		return api.Fail(e.Code, "", "Request for unknown model: '%s' version %s is not found", endpoint, version)
