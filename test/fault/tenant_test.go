@@ -211,6 +211,7 @@ func (e *estate) call(t *testing.T, op operation, key string, tenant api.TenantI
 }
 
 func TestTenants(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t)
 	for id := range e.routes {
 		if !slices.ContainsFunc(operations, func(o operation) bool { return o.id == id }) {
@@ -296,6 +297,7 @@ func (e *estate) refused(t *testing.T, op operation) {
 
 // TestTenantsOfModels refers to another tenant's model by every kind of reference.
 func TestTenantsOfModels(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t)
 	for _, ref := range []string{"acme/%s-model@1", "%s-model@1", "%s-model:%s-alias", "%s-model", "acme/%s-model:%s-alias"} {
 		ask := func(kind string) (int, string) {
@@ -313,6 +315,7 @@ func TestTenantsOfModels(t *testing.T) {
 
 // TestTenantsPredict calls acme's endpoint with keys of nobody, of globex, and of acme without the scope.
 func TestTenantsPredict(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t)
 	three, err := os.ReadFile("../../demo/three.json")
 	if err != nil {
@@ -395,6 +398,7 @@ func withKey(ctx context.Context, key string) context.Context {
 
 // TestKeyRevoked revokes a key whose connections are open: the next request on each is refused.
 func TestKeyRevoked(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t)
 	key, err := e.clients["acme"].CreateKey(t.Context(), api.KeyRequest{Name: "short-lived", Scopes: []api.Scope{api.ScopeInfer, api.ScopeRead}})
 	if err != nil {
