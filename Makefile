@@ -17,7 +17,7 @@ help: ## Print the targets
 build: bin/penstock ## Build bin/penstock with ONNX Runtime inside
 
 bin/penstock: $(ONNXRUNTIME_LIB) $(GO_FILES) $(shell git ls-files internal cmd 2>/dev/null)
-	go build -trimpath -ldflags "-X github.com/penstock/penstock/internal/server.Version=$(VERSION)" -o $@ ./cmd/penstock
+	go build -trimpath -ldflags "-X main.stamped=$(VERSION)" -o $@ ./cmd/penstock
 
 .PHONY: run
 run: build ## Start a server on loopback with the demo models, and print calls to try (Ctrl-C stops it)

@@ -41,6 +41,7 @@ const (
 	CodeNotReady          Code = "not_ready"
 	CodeLoading           Code = "loading"
 	CodeNothingEarlier    Code = "nothing_earlier"
+	CodeNoRelease         Code = "no_release"
 	CodeLoadFailed        Code = "load_failed"
 	CodeWorkerLost        Code = "worker_lost"
 	CodeNotLoaded         Code = "not_loaded"
@@ -84,6 +85,7 @@ var Catalogue = []CodeInfo{
 	{CodeNotReady, Unavailable, "The endpoint has no revision that can serve.", "Deploy a version: `penstock deploy MODEL@N`."},
 	{CodeLoading, Unavailable, "The model is still loading.", "Retry shortly."},
 	{CodeNothingEarlier, Conflict, "There is no earlier revision to go back to.", "See the releases with `penstock rollout status ENDPOINT`."},
+	{CodeNoRelease, Conflict, "No release of the endpoint is under way.", "See the releases with `penstock rollout status ENDPOINT`."},
 	{CodeLoadFailed, Refused, "The runtime could not load the model.", "The message has the runtime's reason; the current revision keeps serving."},
 	{CodeWorkerLost, Unavailable, "The worker died before it answered.", "Retry; the worker restarts by itself."},
 	{CodeNotLoaded, Unavailable, "The worker does not hold this model.", "Retry; the plan is being refreshed."},

@@ -22,8 +22,19 @@ type EndpointSpec struct {
 type VariantSpec struct {
 	Name    VariantName `json:"name,omitempty" doc:"Arm's name; 'main' when there is one."`
 	Model   string      `json:"model" doc:"Reference of the version."`
-	Weight  int64       `json:"weight,omitempty" doc:"Share relative to the others; 1 when left out." minimum:"0" maximum:"1000000"`
+	Weight  int64       `json:"weight,omitempty" doc:"Share relative to the others. When no variant names one, all weigh 1; beside others that do, a variant without one takes no traffic." minimum:"0" maximum:"1000000"`
 	Serving Serving     `json:"serving,omitzero" doc:"Serving settings."`
+}
+
+// Weight gives a variant's share: what the user wrote, or 1 each when no variant names one. Beside weights that were
+// written, 0 means no traffic, so that a variant can stand by and be forced.
+func (s *EndpointSpec) Weight(i int) int64 {
+	for _, v := range s.Variants {
+		if v.Weight != 0 {
+			return s.Variants[i].Weight
+		}
+	}
+	return 1
 }
 
 // Serving holds the settings of a variant. Zero means the server's default.
@@ -77,10 +88,20 @@ type Traffic struct {
 
 // Status says what the fleet has made of an endpoint's current revision.
 type Status struct {
-	Ready    bool     `json:"ready" doc:"Whether the current revision can answer."`
-	Replicas int      `json:"replicas" doc:"Loaded replicas of all variants."`
-	Wanted   int      `json:"wanted" doc:"Replicas that should be loaded."`
-	Problems []string `json:"problems,omitempty" doc:"What is wrong, if anything."`
+	Ready    bool            `json:"ready" doc:"Whether the current revision can answer."`
+	Replicas int             `json:"replicas" doc:"Loaded replicas of all variants."`
+	Wanted   int             `json:"wanted" doc:"Replicas that should be loaded."`
+	Variants []VariantStatus `json:"variants,omitempty" doc:"What serves: the arms of the current revision."`
+	Problems []string        `json:"problems,omitempty" doc:"What is wrong, if anything."`
+}
+
+// VariantStatus is one arm of the current revision as it stands.
+type VariantStatus struct {
+	Name     VariantName `json:"name" doc:"Arm's name."`
+	Model    string      `json:"model" doc:"Version that answers, as a reference."`
+	Weight   int64       `json:"weight" doc:"Share relative to the others."`
+	Replicas int         `json:"replicas" doc:"Loaded replicas."`
+	Wanted   int         `json:"wanted" doc:"Replicas that should be loaded."`
 }
 
 // ReleaseState is where a release stands.

@@ -7,18 +7,33 @@ import (
 	"strings"
 )
 
-// Names and ids are distinct types, so that one cannot stand where another belongs.
-type (
-	TenantID       string
-	KeyID          string
-	ModelName      string
-	AliasName      string
-	EndpointName   string
-	VariantName    string
-	Digest         string // "sha256:" + 64 lower-case hex digits
-	VersionNumber  int64  // from 1, per model
-	RevisionNumber int64  // from 1, per endpoint
-)
+// TenantID names a tenant. Like the names and ids below it is a type of its own, so that one cannot stand where another
+// belongs.
+type TenantID string
+
+// KeyID identifies a key; it is no secret.
+type KeyID string
+
+// ModelName names a model in a tenant.
+type ModelName string
+
+// AliasName names an alias of a model.
+type AliasName string
+
+// EndpointName names an endpoint in a tenant.
+type EndpointName string
+
+// VariantName names an arm of a revision.
+type VariantName string
+
+// Digest is "sha256:" and 64 lower-case hex digits.
+type Digest string
+
+// VersionNumber numbers a model's versions, from 1.
+type VersionNumber int64
+
+// RevisionNumber numbers an endpoint's revisions, from 1.
+type RevisionNumber int64
 
 // DefaultTenant exists from the start and may be left out of names.
 const DefaultTenant TenantID = "default"

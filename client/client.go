@@ -264,6 +264,11 @@ func readProblem(response *http.Response) error {
 		}
 	} else {
 		e.Message = fmt.Sprintf("the server answered %s", response.Status)
+		for _, c := range api.Catalogue {
+			if string(c.Code) == response.Header.Get("Penstock-Code") { // of a HEAD, whose answer has no body
+				e.Code, e.Message, e.Cure = c.Code, c.Text, c.Cure
+			}
+		}
 	}
 	if !known(e.Code) {
 		e.Code = codeOf(response.StatusCode)

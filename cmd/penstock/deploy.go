@@ -64,7 +64,7 @@ settings. Several REFs, or --variant, share the traffic by weight.`,
 	f := cmd.Flags()
 	f.StringVar(&flags.endpoint, "endpoint", "", "endpoint; the first model's name when left out")
 	f.StringVar(&flags.strategy, "strategy", "", "blue-green (default) or direct")
-	f.StringArrayVar(&flags.variants, "variant", nil, "arm NAME=REF or NAME=REF:WEIGHT; may be repeated")
+	f.StringArrayVar(&flags.variants, "variant", nil, "arm NAME=REF or NAME=REF:WEIGHT (weight 1 when left out); may be repeated")
 	f.IntVar(&flags.replicas, "replicas", 0, "loaded instances of each variant; 0 is one per worker")
 	f.BoolVar(&flags.sticky, "sticky", false, "keep each Penstock-Unit on one variant")
 	f.StringVar(&flags.why, "why", "", "reason, kept in the release")
@@ -115,6 +115,9 @@ func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.En
 	}
 	for i := range spec.Variants {
 		spec.Variants[i].Serving.Replicas = f.replicas
+		if len(spec.Variants) > 1 {
+			spec.Variants[i].Weight = max(1, spec.Variants[i].Weight) // left out beside a written one is still a share here
+		}
 	}
 	endpoint = api.EndpointName(f.endpoint)
 	if endpoint == "" {

@@ -139,13 +139,14 @@ func specLines(spec api.EndpointSpec) ([]string, error) {
 	if spec.Strategy == "" {
 		spec.Strategy = api.StrategyBlueGreen
 	}
+	given := spec
 	spec.Variants = slices.Clone(spec.Variants)
 	if len(spec.Variants) > 1 {
 		spec.Sticky = true // the default, which cannot be told from false in a spec
 	}
 	for i := range spec.Variants {
 		v := &spec.Variants[i]
-		v.Weight = max(v.Weight, 1)
+		v.Weight = given.Weight(i)
 		if v.Name == "" && len(spec.Variants) == 1 {
 			v.Name = "main"
 		}

@@ -28,9 +28,9 @@ func (a *app) endpointCommands() []*cobra.Command {
 			if err != nil {
 				return err
 			}
-			return list(a, all, "NAME READY REVISION REPLICAS MODELS CHANGED", func(e api.Endpoint) []string {
+			return list(a, all, "NAME READY REVISION REPLICAS SERVES CHANGED", func(e api.Endpoint) []string {
 				return []string{string(e.Name), yesNo(e.Status.Ready), positive(int64(e.Traffic.Current)),
-					fmt.Sprintf("%d/%d", e.Status.Replicas, e.Status.Wanted), specArms(e.Spec), when(e.Traffic.Changed)}
+					fmt.Sprintf("%d/%d", e.Status.Replicas, e.Status.Wanted), serving(e.Status), when(e.Traffic.Changed)}
 			})
 		})})
 	remove := &cobra.Command{Use: "endpoint NAME", Short: "Delete an endpoint with its history", Args: cobra.ExactArgs(1),
@@ -53,16 +53,24 @@ func (a *app) showEndpoint(e api.Endpoint) {
 		[2]string{"created", when(e.Created)}, [2]string{"changed", when(e.Traffic.Changed)})
 	fmt.Fprintln(a.out)
 	rows := make([][]string, 0, len(e.Spec.Variants))
-	for _, v := range e.Spec.Variants {
-		rows = append(rows, []string{string(v.Name), v.Model, strconv.FormatInt(max(v.Weight, 1), 10)})
+	for i, v := range e.Spec.Variants {
+		rows = append(rows, []string{string(v.Name), v.Model, strconv.FormatInt(e.Spec.Weight(i), 10)})
 	}
 	a.table("VARIANT MODEL WEIGHT", rows)
 }
 
-func specArms(spec api.EndpointSpec) string {
-	parts := make([]string, 0, len(spec.Variants))
-	for _, v := range spec.Variants {
-		parts = append(parts, v.Model)
+// serving names the versions that answer, with their shares when there are several.
+func serving(status api.Status) string {
+	parts := make([]string, 0, len(status.Variants))
+	for _, v := range status.Variants {
+		text := v.Model
+		if len(status.Variants) > 1 {
+			text += fmt.Sprintf(" (%s %d)", v.Name, v.Weight)
+		}
+		parts = append(parts, text)
+	}
+	if len(parts) == 0 {
+		return "-"
 	}
 	return strings.Join(parts, ", ")
 }

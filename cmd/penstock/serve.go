@@ -25,7 +25,7 @@ told otherwise; another address needs --tls-cert and --tls-key, or --insecure.`,
   penstock serve --data /var/lib/penstock --http 127.0.0.1:9000 --workers 4
   penstock serve --store postgres://penstock@db/penstock`,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
-			cfg.Data = a.dataDirectory()
+			cfg.Data, cfg.Version = a.dataDirectory(), version()
 			return server.Run(cmd.Context(), cfg, a.out, a.err)
 		}),
 	}

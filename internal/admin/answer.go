@@ -98,6 +98,7 @@ func (q *request) fail(err error) {
 	h.Del("Content-Length")
 	h.Del("ETag")
 	h.Set("Content-Type", "application/problem+json")
+	h.Set("Penstock-Code", string(e.Code)) // also for HEAD, whose answer has no body
 	if problem.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="penstock"`)
 	}

@@ -61,7 +61,7 @@ func (q *request) upload() (io.Reader, error) {
 		return nil, tooLargeUpload(limit)
 	}
 	return &uploadReader{body: q.Body, control: http.NewResponseController(q.w), left: limit, limit: limit,
-		window: q.server.cfg.UploadWindow, least: int64(q.server.cfg.UploadWindow.Seconds() * float64(q.server.cfg.UploadRateMin))}, nil
+		window: q.server.cfg.UploadWindow, least: max(1, int64(q.server.cfg.UploadWindow.Seconds()*float64(q.server.cfg.UploadRateMin)))}, nil
 }
 
 func tooLargeUpload(limit int64) error {
@@ -78,16 +78,18 @@ type uploadReader struct {
 	until         time.Time
 }
 
-// Read reads on, and begins a new window when the present one is over.
+// Read reads on under a fresh deadline, and holds the bytes of each window that is over against the least. The deadline
+// itself is final: the connection's reader does not recover from it.
 func (u *uploadReader) Read(b []byte) (int, error) {
-	if now := time.Now(); now.After(u.until) {
+	now := time.Now()
+	if now.After(u.until) {
 		if !u.until.IsZero() && u.gotten < u.least {
 			return 0, u.tooSlow()
 		}
 		u.until, u.gotten = now.Add(u.window), 0
-		// Not every connection can; then the rate is still checked whenever a read comes back.
-		_ = u.control.SetReadDeadline(u.until)
 	}
+	// Not every connection has deadlines; then the rate is still checked whenever a read comes back.
+	_ = u.control.SetReadDeadline(now.Add(u.window))
 	// One byte more than is left tells a body of exactly the limit from a longer one.
 	if int64(len(b)) > u.left+1 {
 		b = b[:u.left+1]
@@ -98,8 +100,6 @@ func (u *uploadReader) Read(b []byte) (int, error) {
 	switch {
 	case u.left < 0:
 		return 0, tooLargeUpload(u.limit)
-	case errors.Is(err, os.ErrDeadlineExceeded) && u.gotten >= u.least:
-		return n, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return n, u.tooSlow()
 	case err == io.EOF:

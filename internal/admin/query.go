@@ -120,12 +120,12 @@ func (q *request) waiting(ctx context.Context) (_ context.Context, release func(
 	if err != nil || d == 0 {
 		return nil, nil, false, err
 	}
-	held, free, err := q.server.hold(ctx)
+	held, letGo, err := q.server.hold(ctx)
 	if err != nil {
 		return nil, nil, false, err
 	}
 	timed, cancel := context.WithTimeout(held, d)
-	return timed, func() { cancel(); free() }, true, nil
+	return timed, func() { cancel(); letGo() }, true, nil
 }
 
 // pageOf makes a page; a full one gets a cursor.

@@ -110,7 +110,8 @@ func New(cfg Config) (*Server, error) {
 	return s, err
 }
 
-// Handler serves Prefix and everything below it.
+// Handler serves Prefix and everything below it. Choose it by the path's prefix, not through a ServeMux, which would
+// answer paths that are not plain with a redirect before they could be refused here.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
 
 // Drain ends streams and long waits, so that the listener's own shutdown need not wait for them. Requests that come

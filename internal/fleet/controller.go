@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -220,25 +218,6 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	c.lives.Wait()
 	return err
-}
-
-// socketLimit is the system's limit on a socket's path, less room for its name.
-const socketLimit = 108 - 24
-
-func (c *Controller) makeDir() (dir string, remove func(), err error) {
-	if c.config.InProcess != nil {
-		return ".", func() {}, nil
-	}
-	if c.config.Dir != "" {
-		if dir, err = filepath.Abs(c.config.Dir); err != nil {
-			return "", nil, err
-		}
-		if len(dir) <= socketLimit {
-			return dir, func() {}, os.MkdirAll(dir, 0o700)
-		}
-	}
-	dir, err = os.MkdirTemp("", "penstock-")
-	return dir, func() { _ = os.RemoveAll(dir) }, err
 }
 
 func (c *Controller) hintAll() {

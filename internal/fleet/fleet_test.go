@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -217,14 +218,14 @@ func TestCrashingFileIsRefusedThenQuarantined(t *testing.T) {
 			}
 			r.SetWants([]api.Want{good})
 			r.SetWants([]api.Want{good, bad})
-			r.awaitErr(t, bad, api.CodeQuarantined)
+			_ = r.awaitErr(t, bad, api.CodeQuarantined)
 			if lost := f.lostCount(); lost != 1 {
 				t.Errorf("a file known to crash was loaded beside others: %d losses", lost)
 			}
 			asked := f.askedFor(bad)
 			r.SetWants([]api.Want{good})
 			r.SetWants([]api.Want{good, bad})
-			r.awaitErr(t, bad, api.CodeQuarantined)
+			_ = r.awaitErr(t, bad, api.CodeQuarantined)
 			if f.askedFor(bad) != asked {
 				t.Error("a quarantined file was loaded again")
 			}
@@ -250,7 +251,7 @@ func TestCrashInCompanyIsBlamedInTheEnd(t *testing.T) {
 	r.SetWants([]api.Want{good})
 	r.awaitLoaded(t, good, 2)
 	r.SetWants([]api.Want{good, bad})
-	r.awaitErr(t, bad, api.CodeModelCrashes)
+	_ = r.awaitErr(t, bad, api.CodeModelCrashes)
 	r.awaitLoaded(t, good, 2)
 	if n := f.crashCount(bad); n != 1 {
 		t.Errorf("one incident was recorded as %d crashes", n)
@@ -278,7 +279,7 @@ func TestRefusedSlowAndAbsent(t *testing.T) {
 	f.mu.Unlock()
 	late := f.want(t, "late", "ok")
 	r.SetWants([]api.Want{good, late})
-	r.awaitErr(t, late, api.CodeStorage)
+	_ = r.awaitErr(t, late, api.CodeStorage)
 	f.mu.Lock()
 	f.away = false
 	f.mu.Unlock()
@@ -334,7 +335,7 @@ func TestInProcess(t *testing.T) {
 	a, bad := f.want(t, "a", "ok"), f.want(t, "bad", "refuse")
 	r.SetWants([]api.Want{a, bad})
 	r.awaitLoaded(t, a, 1)
-	r.awaitErr(t, bad, api.CodeLoadFailed)
+	_ = r.awaitErr(t, bad, api.CodeLoadFailed)
 	if got, ok := r.Engine(fleet.InProcess); !ok || got != engine.Engine(eng) {
 		t.Errorf("engine %v %v", got, ok)
 	}
@@ -355,6 +356,57 @@ func TestWorkerThatCannotStart(t *testing.T) {
 	})
 	if _, err := r.Probe(t.Context(), w); !api.Is(err, api.CodeUnavailable) {
 		t.Errorf("probe: %v", err)
+	}
+}
+
+// TestSweepsWhatKilledServersLeft: a directory whose owner died is removed at the next start; one that is held, or young,
+// or another's by name, is not.
+func TestSweepsWhatKilledServersLeft(t *testing.T) {
+	parent, err := os.MkdirTemp("", "sweep") // short: sockets go below it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(parent) })
+	f := newFiles(t)
+	t.Setenv("TMPDIR", parent)
+	long := time.Now().Add(-time.Hour)
+	for _, name := range []string{"penstock-fleet-dead", "penstock-fleet-held", "penstock-fleet-young", "penstock-other"} {
+		dir := filepath.Join(parent, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := os.Create(filepath.Join(dir, "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { lock.Close() })
+		if name == "penstock-fleet-held" {
+			if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name != "penstock-fleet-young" {
+			if err := os.Chtimes(dir, long, long); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Run("a life", func(t *testing.T) {
+		r := run(t, f, nil)
+		w := f.want(t, "a", "ok")
+		r.SetWants([]api.Want{w})
+		r.awaitLoaded(t, w, 2)
+	})
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if want := []string{"penstock-fleet-held", "penstock-fleet-young", "penstock-other"}; !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
 	}
 }
 

@@ -168,19 +168,18 @@ func (c *Controller) try(ctx context.Context, digest api.Digest) {
 		return
 	}
 	_, err := c.alone(ctx, waiting[0])
-	switch {
-	case err == nil:
+	if err == nil {
 		c.mu.Lock()
 		t.suspect, t.passed = false, true
 		c.mu.Unlock()
 		c.hintAll()
-	default:
-		c.mu.Lock()
-		t.proven = t.proven && !permanent(api.AsError(err).Code)
-		c.mu.Unlock()
-		for _, w := range waiting {
-			c.fault(ctx, w, err) // when it may pass, a worker asks for another trial after a pause
-		}
+		return
+	}
+	c.mu.Lock()
+	t.proven = t.proven && !permanent(api.AsError(err).Code)
+	c.mu.Unlock()
+	for _, w := range waiting {
+		c.fault(ctx, w, err) // when it may pass, a worker asks for another trial after a pause
 	}
 }
 

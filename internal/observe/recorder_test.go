@@ -2,6 +2,7 @@ package observe_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -87,7 +88,7 @@ func scrape(t testing.TB, r *observe.Recorder, accept string) (map[string]*dto.M
 	decoder := expfmt.NewDecoder(res.Body, format)
 	for {
 		f := new(dto.MetricFamily)
-		if err := decoder.Decode(f); err == io.EOF {
+		if err := decoder.Decode(f); errors.Is(err, io.EOF) {
 			return families, res.Header.Get("Content-Type")
 		} else if err != nil {
 			t.Fatal(err)

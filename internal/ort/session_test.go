@@ -2,6 +2,7 @@ package ort_test
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -280,13 +281,13 @@ func TestResultOutlivesAll(t *testing.T) {
 	if !bytes.Equal(r.Outputs[0].Data, orttest.Floats(6.5, 6.5)) || !bytes.Equal(r.Outputs[1].Data, orttest.Floats(0.5, 0.5)) {
 		t.Errorf("got %+v", r.Outputs)
 	}
-	if _, err := s.Run(nil, nil, nil); err != ort.ErrClosed {
+	if _, err := s.Run(nil, nil, nil); !errors.Is(err, ort.ErrClosed) {
 		t.Errorf("Run after Close: %v", err)
 	}
-	if _, err := s.AllocatorStats(); err != ort.ErrClosed {
+	if _, err := s.AllocatorStats(); !errors.Is(err, ort.ErrClosed) {
 		t.Errorf("AllocatorStats after Close: %v", err)
 	}
-	if _, err := rt.LoadBytes(t.Context(), m.Encode(), ort.SessionOptions{}); err != ort.ErrClosed {
+	if _, err := rt.LoadBytes(t.Context(), m.Encode(), ort.SessionOptions{}); !errors.Is(err, ort.ErrClosed) {
 		t.Errorf("LoadBytes after Close: %v", err)
 	}
 	r.Release()

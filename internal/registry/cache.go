@@ -110,7 +110,7 @@ func (c *Catalog) fill(ctx context.Context, digest api.Digest) (string, error) {
 		return "", api.Fail(api.CodeModelRefused, digest.Short(), "the version's manifest cannot be used").Because(err)
 	}
 	temp := filepath.Join(c.cacheDir, unfinished+rand.Text())
-	defer os.RemoveAll(temp)
+	defer func() { _ = os.RemoveAll(temp) }() // a leftover is removed at the next start
 	if err := os.MkdirAll(filepath.Join(temp, filesFolder), 0o700); err != nil {
 		return "", storage("make a cache folder", err)
 	}

@@ -152,9 +152,9 @@ func (p *pickle) step(op byte) (run, ok bool) {
 		p.stack = append(p.stack, p.stack[len(p.stack)-1])
 		return false, true
 	case 'c': // GLOBAL
-		return false, p.name() && p.name() && p.change(effect{0, "c"})
+		return false, p.names() && p.change(effect{0, "c"})
 	case 'i': // INST calls a class with what stands above the mark
-		if !p.name() || !p.name() {
+		if !p.names() {
 			return false, false
 		}
 		_, ok := p.toMark()
@@ -287,6 +287,12 @@ func (p *pickle) line() (line []byte, last byte, ok bool) {
 			return nil, 0, false
 		}
 	}
+}
+
+// names reads a module's and a class's line.
+func (p *pickle) names() bool {
+	module := p.name()
+	return module && p.name()
 }
 
 // name reads a line that could name a Python module or class; prose could not.

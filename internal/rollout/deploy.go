@@ -106,7 +106,6 @@ func (c *Controller) resolve(ctx context.Context, p *api.Principal, name api.End
 	if n := len(spec.Variants); n == 0 || n > variantsMax {
 		return rev, api.Fail(api.CodeBadRequest, string(name), "%d variants; an endpoint has 1 to %d", n, variantsMax)
 	}
-	var sum int64
 	seen := map[api.VariantName]bool{}
 	for i := range spec.Variants {
 		v, err := c.variant(ctx, p, name, spec, i)
@@ -117,26 +116,19 @@ func (c *Controller) resolve(ctx context.Context, p *api.Principal, name api.End
 			return rev, api.Fail(api.CodeBadRequest, string(name), "two variants are named %q", v.Name)
 		}
 		seen[v.Name] = true
-		sum += v.Weight
 		rev.Variants = append(rev.Variants, v)
-	}
-	if sum == 0 {
-		return rev, api.Fail(api.CodeBadRequest, string(name), "all weights are 0: no variant would take traffic")
 	}
 	return rev, sameSignature(name, rev.Variants)
 }
 
 func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.EndpointName, spec *api.EndpointSpec, i int) (api.Variant, error) {
 	s := spec.Variants[i]
-	v := api.Variant{Name: s.Name, Weight: s.Weight, Serving: s.Serving}
+	v := api.Variant{Name: s.Name, Weight: spec.Weight(i), Serving: s.Serving}
 	if v.Name == "" && len(spec.Variants) == 1 {
 		v.Name = "main"
 	}
 	if err := api.CheckName("variant", string(v.Name)); err != nil {
 		return v, err
-	}
-	if v.Weight == 0 && len(spec.Variants) == 1 {
-		v.Weight = 1
 	}
 	if v.Weight < 0 || v.Weight > weightMax || v.Serving.Replicas < 0 || v.Serving.Replicas > replicasMax ||
 		v.Serving.TimeoutMS < 0 || v.Serving.TimeoutMS > timeoutMSMax {

@@ -25,7 +25,7 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 	c.mu.Lock()
 	if e.Traffic.Current == rev.Number && e.active == nil {
 		c.mu.Unlock()
-		return api.Release{}, api.Fail(api.CodeBadRequest, string(name), "revision %d serves already", rev.Number)
+		return api.Release{}, api.Fail(api.CodeExists, string(name), "revision %d serves already", rev.Number)
 	}
 	closed := c.abort(e, "a rollback came first")
 	rel := api.Release{Tenant: key.Tenant, Endpoint: name, Number: e.lastRelease + 1, Kind: api.ReleaseRollback,
@@ -164,7 +164,7 @@ func (c *Controller) Abort(ctx context.Context, p *api.Principal, name api.Endpo
 	}
 	if e.active == nil || e.recording {
 		c.mu.Unlock()
-		return api.Release{}, api.Fail(api.CodeBadRequest, string(name), "no release is under way")
+		return api.Release{}, api.Fail(api.CodeNoRelease, string(name), "no release is under way")
 	}
 	rel := *e.active
 	c.mu.Unlock()

@@ -470,7 +470,6 @@ func TestBadSpecs(t *testing.T) {
 		"foreign model":   {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "other/m@1"}}}, api.CodeModelNotFound},
 		"unnamed arms":    {"e", two(api.VariantSpec{Model: "m@1", Weight: 1}, api.VariantSpec{Model: "m@2", Weight: 1}), api.CodeBadName},
 		"twin arms":       {"e", two(api.VariantSpec{Name: "a", Model: "m@1", Weight: 1}, api.VariantSpec{Name: "a", Model: "m@2", Weight: 1}), api.CodeBadRequest},
-		"no weight":       {"e", two(api.VariantSpec{Name: "a", Model: "m@1"}, api.VariantSpec{Name: "b", Model: "m@2"}), api.CodeBadRequest},
 		"negative weight": {"e", two(api.VariantSpec{Name: "a", Model: "m@1", Weight: -1}, api.VariantSpec{Name: "b", Model: "m@2", Weight: 1}), api.CodeBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -484,6 +483,31 @@ func TestBadSpecs(t *testing.T) {
 	}
 	if _, err := b.Endpoint(t.Context(), "default", "e"); !api.Is(err, api.CodeEndpointNotFound) {
 		t.Errorf("a refused deploy left an endpoint behind: %v", err)
+	}
+}
+
+// TestWeightsLeftOut wants what the API says: without any weight all arms weigh the same, and beside weights that were
+// written an arm without one stands by.
+func TestWeightsLeftOut(t *testing.T) {
+	b := start(t, newDatabase(), t.TempDir())
+	defer b.stop()
+	for i, tc := range []struct{ given, want [2]int64 }{
+		{[2]int64{0, 0}, [2]int64{1, 1}},
+		{[2]int64{0, 5}, [2]int64{0, 5}},
+		{[2]int64{90, 10}, [2]int64{90, 10}},
+	} {
+		name := api.EndpointName(fmt.Sprintf("e%d", i))
+		spec := api.EndpointSpec{Variants: []api.VariantSpec{{Name: "a", Model: "m@1", Weight: tc.given[0]}, {Name: "b", Model: "m@2", Weight: tc.given[1]}}}
+		if _, err := b.Deploy(t.Context(), someone, name, spec, 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		revisions, err := b.Revisions(t.Context(), "default", name, 0, 1)
+		if err != nil || len(revisions) != 1 {
+			t.Fatal(revisions, err)
+		}
+		if got := [2]int64{revisions[0].Variants[0].Weight, revisions[0].Variants[1].Weight}; got != tc.want {
+			t.Errorf("given %v: weights %v, want %v", tc.given, got, tc.want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -211,7 +212,7 @@ func (p *Path) replica(ctx context.Context, c *Call, to *target) (*replica, time
 }
 
 func ended(ctx context.Context, c *Call) error {
-	if context.Cause(ctx) == context.DeadlineExceeded {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return api.Fail(api.CodeDeadline, string(c.Endpoint), "the deadline passed before the answer was ready")
 	}
 	return api.Fail(api.CodeCanceled, string(c.Endpoint), "the caller went away")

@@ -48,7 +48,7 @@ type backupInfo struct {
 // Backup writes the whole data directory while the server serves.
 func (s *System) Backup(ctx context.Context, w io.Writer) error {
 	t := &archive{tar: tar.NewWriter(w), sum: sha256.New()}
-	info, err := json.Marshal(backupInfo{Format: backupFormat, Version: Version, Created: api.TimeOf(time.Now())})
+	info, err := json.Marshal(backupInfo{Format: backupFormat, Version: s.cfg.Version, Created: api.TimeOf(time.Now())})
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (s *System) addStore(ctx context.Context, t *archive) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // a leftover is removed with the run directory
 	defer f.Close()
 	if err := s.store.Export(ctx, f); err != nil {
 		return err
@@ -167,7 +167,7 @@ func Restore(ctx context.Context, r io.Reader, dir, storeURL string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(scratch) // nothing is left of it when it was renamed
+	defer func() { _ = os.RemoveAll(scratch) }() // nothing is left of it when it was renamed
 	x := &restorer{dir: scratch, sum: sha256.New()}
 	defer x.close()
 	if err := x.unpack(ctx, r); err != nil {
@@ -204,7 +204,7 @@ func (x *restorer) close() {
 		x.root.Close()
 	}
 	if x.blobs != nil {
-		x.blobs.Close()
+		_ = x.blobs.Close() // everything was synced when it was put
 	}
 }
 

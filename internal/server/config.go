@@ -16,9 +16,6 @@ import (
 	"github.com/penstock/penstock/internal/observe"
 )
 
-// Version is Penstock's own version. The build sets it.
-var Version = "0.1.0-dev"
-
 // Config is everything that a server is started with. Zero fields take the defaults named.
 type Config struct {
 	Data    string // data directory; default ./penstock-data
@@ -44,6 +41,7 @@ type Config struct {
 	RollbackWindow time.Duration // how long a revision that left stays loaded; default 24 h
 	Grace          time.Duration // longest wait for requests in hand at stop; default 30 s
 
+	Version    string // Penstock's own version; default (devel)
 	Name       string // reported as the server's name by the Open Inference Protocol; default penstock
 	OTLP       string // collector for traces, http(s):// or grpc(s)://; empty makes none
 	TraceEvery int    // one trace of so many requests that bring no context; default 100
@@ -65,6 +63,7 @@ func (c *Config) orDefault() {
 	set(&c.HTTP, "127.0.0.1:8000")
 	set(&c.GRPC, "127.0.0.1:8001")
 	set(&c.Metrics, "127.0.0.1:8002")
+	set(&c.Version, "(devel)")
 	set(&c.Name, "penstock")
 	set(&c.LogFormat, "text")
 	set(&c.LogLevel, "info")

@@ -69,23 +69,29 @@ func (s *System) open(ctx context.Context) (*doors, error) {
 
 // serveHTTP answers the control API and the HTTP data plane.
 func (d *doors) serveHTTP(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.Handle(admin.Prefix+"/", d.system.admin.Handler())
-	mux.Handle("/v2", d.system.gateway.Handler())
-	mux.Handle("/v2/", d.system.gateway.Handler())
-	mux.HandleFunc("/", welcome)
-	return d.serve(ctx, d.http, mux)
+	control, inference := d.system.admin.Handler(), d.system.gateway.Handler()
+	return d.serve(ctx, d.http, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// By hand: http.ServeMux would redirect an odd path before the door behind it can refuse it.
+		switch path := r.URL.Path; {
+		case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+			inference.ServeHTTP(w, r)
+		case strings.HasPrefix(path, admin.Prefix+"/"):
+			control.ServeHTTP(w, r)
+		default:
+			d.welcome(w, r)
+		}
+	}))
 }
 
 // welcome answers a person who opens the port in a browser.
-func welcome(w http.ResponseWriter, r *http.Request) {
+func (d *doors) welcome(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if r.URL.Path != "/" {
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprintln(w, "not found; the control API is under "+admin.Prefix+", the Open Inference Protocol under /v2")
 		return
 	}
-	fmt.Fprintf(w, "Penstock %s\n\ncontrol API   %s/openapi.json\ninference     /v2/models/NAME/infer\n", Version, admin.Prefix)
+	fmt.Fprintf(w, "Penstock %s\n\ncontrol API   %s/openapi.json\ninference     /v2/models/NAME/infer\n", d.system.cfg.Version, admin.Prefix)
 }
 
 func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error {
@@ -104,7 +110,9 @@ func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error
 		d.system.log.Warn("requests were still in hand after the grace", "limit", d.system.cfg.Grace)
 		err = server.Close()
 	}
-	<-ended
+	if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 
@@ -193,7 +201,7 @@ func (s *System) announce(stdout, stderr io.Writer) error {
 		scheme = "https"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Penstock %s is ready.\n", Version)
+	fmt.Fprintf(&b, "Penstock %s is ready.\n", s.cfg.Version)
 	fmt.Fprintf(&b, "  HTTP     %s://%s   (control API %s, inference /v2)\n", scheme, a.HTTP, admin.Prefix)
 	fmt.Fprintf(&b, "  gRPC     %s\n  metrics  %s://%s/metrics\n  data     %s\n", a.GRPC, scheme, a.Metrics, s.cfg.Data)
 	fmt.Fprintf(&b, "  key      %s (administrator of tenant %s)\n", s.secret("admin.key"), api.DefaultTenant)

@@ -120,7 +120,7 @@ func (s *System) floor(ctx context.Context) (err error) {
 
 // seams makes the recorder and what runs models.
 func (s *System) seams(context.Context) (err error) {
-	s.recorder, err = observe.New(observe.Config{Version: Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery, Log: s.log})
+	s.recorder, err = observe.New(observe.Config{Version: s.cfg.Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -171,11 +171,11 @@ func (s *System) hall(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	oip.Attach(s.gateway, oip.Options{Server: s.path, Name: s.cfg.Name, Version: Version})
+	oip.Attach(s.gateway, oip.Options{Server: s.path, Name: s.cfg.Name, Version: s.cfg.Version})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
 		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
 		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},
-		Backup: s.Backup, Name: s.cfg.Name, Version: Version, Logger: s.log})
+		Backup: s.Backup, Name: s.cfg.Name, Version: s.cfg.Version, Logger: s.log})
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -39,6 +40,6 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	engine := onnxruntime.New(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, Log: log})
-	defer engine.Close()
-	return worker.Serve(ctx, listener, engine, worker.Config{Token: token, Log: log})
+	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Log: log})
+	return errors.Join(err, engine.Close())
 }

@@ -186,7 +186,7 @@ func replaceFile(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temp.Name()) // fails when the rename worked
+	defer func() { _ = os.Remove(temp.Name()) }() // fails when the rename worked
 	if err := temp.Chmod(0o644); err != nil {
 		return errors.Join(err, temp.Close())
 	}

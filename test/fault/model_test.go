@@ -140,19 +140,3 @@ func dividingModel(op string, element int64, a, b []byte) []byte {
 	g.output("y", kind, 1)
 	return g.model()
 }
-
-// chainModel is a long chain of one operator behind a cast.
-func chainModel(op string, length int) []byte {
-	var g graph
-	g.input("x", onnxFloat, 1)
-	last := "x"
-	for i := range length {
-		next := fmt.Sprintf("v%d", i)
-		g.node(op, []string{last}, next)
-		last = next
-	}
-	g.node("Cast", []string{last}, "h", whole("to", onnxHalf))
-	g.node("Cast", []string{"h"}, "y", whole("to", onnxFloat))
-	g.output("y", onnxFloat, 1)
-	return g.model()
-}

@@ -87,6 +87,9 @@ func (e *endpoint) release(p *api.Principal, release api.Release) api.Release {
 	if release.State == api.ReleaseSucceeded {
 		e.Traffic.Previous, e.Traffic.Current, e.Traffic.Changed = e.Traffic.Current, release.To, Clock
 		e.Status = api.Status{Ready: true, Replicas: 1, Wanted: 1}
+		for _, v := range e.Spec.Variants {
+			e.Status.Variants = append(e.Status.Variants, api.VariantStatus{Name: v.Name, Model: v.Model, Weight: v.Weight, Replicas: 1, Wanted: 1})
+		}
 	}
 	e.releases = append(e.releases, release)
 	return release
@@ -152,7 +155,7 @@ func (r *Rooms) Abort(_ context.Context, p *api.Principal, name api.EndpointName
 	}
 	last := &e.releases[len(e.releases)-1]
 	if last.State.Final() {
-		return api.Release{}, api.Fail(api.CodeNothingEarlier, string(name), "no release is under way")
+		return api.Release{}, api.Fail(api.CodeNoRelease, string(name), "no release is under way")
 	}
 	last.State, last.Ended = api.ReleaseAborted, Clock
 	return *last, nil

@@ -147,7 +147,7 @@ func putUntilKilled(dir, seedText, atStepText string) int {
 	}
 	for range 10_000 {
 		data := make([]byte, random.IntN(1<<20))
-		content.Read(data) // never fails
+		_, _ = content.Read(data) // never fails
 		info, err := s.Put(context.Background(), bytes.NewReader(data), "", 1<<30)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

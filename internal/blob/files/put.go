@@ -101,7 +101,7 @@ func (s *Store) stream(ctx context.Context, f *os.File, sum hash.Hash, r io.Read
 				return 0, storage("write a blob", err)
 			}
 		}
-		if readErr == io.EOF { // and only that: a request body that was cut short says io.ErrUnexpectedEOF
+		if errors.Is(readErr, io.EOF) { // and only that: a request body that was cut short says io.ErrUnexpectedEOF
 			return size, nil
 		}
 		if readErr != nil {

@@ -301,7 +301,7 @@ func testUnloadGivesUpWaiting(t *testing.T, s *suite) {
 	defer cancel()
 	unload := make(chan error, 1)
 	go func() { unload <- s.Unload(ctx, "slow") }()
-	receive(t, "Unload", unload) // with or without an error, but it must return
+	_ = receive(t, "Unload", unload) // with or without an error, but it must return
 	wantCode(t, "the request", receive(t, "the request", request), api.CodeNotLoaded)
 	wantCode(t, "Infer after it", s.ask(t.Context(), "slow"), api.CodeNotLoaded)
 }

@@ -84,7 +84,10 @@ func tensorMetadata(specs []api.TensorSpec) []*wire.ModelMetadataResponse_Tensor
 	return out
 }
 
-// modelInfer is the method's handler: it receives the message's bytes and gives an encoded reply.
+// modelInfer is the method's handler: it receives the message's bytes and gives an encoded reply. The order of its
+// parameters is grpc-go's.
+//
+//revive:disable-next-line:context-as-argument
 func modelInfer(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 	p := srv.(*service).p
 	start := time.Now()

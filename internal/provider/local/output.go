@@ -53,7 +53,7 @@ func (o *output) finish() {
 
 func (o *output) run() {
 	defer close(o.over)
-	defer o.pipe.Close()
+	defer func() { _ = o.pipe.Close() }()
 	buffer := make([]byte, readSize)
 	for {
 		n, err := o.pipe.Read(buffer)
