@@ -25,7 +25,8 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 	c.mu.Lock()
 	if e.Traffic.Current == rev.Number && e.active == nil {
 		c.mu.Unlock()
-		return api.Release{}, api.Fail(api.CodeExists, string(name), "revision %d serves already", rev.Number)
+		return api.Release{}, api.Fail(api.CodeExists, string(name), "revision %d serves already", rev.Number).
+			WithCure("Name another revision; see them with `penstock rollout status %s`.", name)
 	}
 	closed := c.abort(e, "a rollback came first")
 	rel := api.Release{Tenant: key.Tenant, Endpoint: name, Number: e.lastRelease + 1, Kind: api.ReleaseRollback,
