@@ -150,7 +150,7 @@ func TestLoading(t *testing.T) {
 	dir := t.TempDir()
 	s := newSite(t, live.Start(t, dir))
 	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
-	if _, err := s.Push(t.Context(), "slow", slowModel(1500, 16)); err != nil {
+	if _, err := s.Push(t.Context(), "slow", slowModel(1500, 10)); err != nil {
 		t.Fatal(err)
 	}
 	spec := api.EndpointSpec{Variants: []api.VariantSpec{{Model: "slow@1"}}}

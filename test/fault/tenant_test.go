@@ -70,7 +70,7 @@ var operations = []operation{
 	{id: "setTags", scope: api.ScopeWrite, body: `{"set":{"a":"b"}}`, good: 200},
 	{id: "moveAlias", scope: api.ScopeWrite, body: `{"version":1}`, good: 200},
 	{id: "rollback", scope: api.ScopeWrite, body: `{}`, good: 200},
-	{id: "abort", scope: api.ScopeWrite, good: 400}, // nothing is under way
+	{id: "abort", scope: api.ScopeWrite, good: 409}, // nothing is under way
 	{id: "deploy", scope: api.ScopeWrite, body: deploySecret, query: "?wait=60s", good: 200},
 	{id: "deleteAlias", scope: api.ScopeWrite, good: 204},
 	{id: "deleteEndpoint", scope: api.ScopeWrite, good: 204},
