@@ -26,7 +26,7 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 	if e.Traffic.Current == rev.Number && e.active == nil {
 		c.mu.Unlock()
 		return api.Release{}, api.Fail(api.CodeExists, string(name), "revision %d serves already", rev.Number).
-			WithCure("Nothing to do; another revision is chosen with --to.")
+			WithCure("Name another revision; see them with `penstock rollout status %s`.", name)
 	}
 	closed := c.abort(e, "a rollback came first")
 	rel := api.Release{Tenant: key.Tenant, Endpoint: name, Number: e.lastRelease + 1, Kind: api.ReleaseRollback,

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -191,9 +193,20 @@ func (h *host) drain(kill func()) {
 		kill()
 	}
 	h.mu.Lock()
-	for l := range h.links {
+	links := slices.Collect(maps.Keys(h.links))
+	h.mu.Unlock()
+	flush := time.NewTimer(flushLimit)
+	defer flush.Stop()
+	for _, l := range links { // the last answers may still be on their way to the socket
+		select {
+		case <-l.writer.Idle():
+		case <-flush.C:
+			flush.Reset(0) // for all of them together
+		}
 		l.shut(hop.ErrClosed)
 	}
-	h.mu.Unlock()
 	<-done
 }
+
+// flushLimit is the longest that a stopping worker waits for other ends to take their last answers.
+const flushLimit = time.Second

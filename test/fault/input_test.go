@@ -215,6 +215,7 @@ func (s *site) nothingLeft(t *testing.T, models, endpoints []string) {
 }
 
 func TestBadControlInput(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, live.Start(t, t.TempDir()))
 	model := live.Model(t, "digits-v1.onnx", "")
 	s.pushAndRelease(t, "digits", model)

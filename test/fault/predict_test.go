@@ -25,6 +25,7 @@ import (
 )
 
 func TestBadPrediction(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, live.Start(t, t.TempDir()))
 	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
 	s.good(t, "digits", 1)

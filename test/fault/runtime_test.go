@@ -59,6 +59,7 @@ func (l *load) none(t *testing.T) {
 // TestModelCrashesRuntime pushes a file that kills ONNX Runtime for real: it divides the least 32-bit integer by -1 while
 // constants are folded, which the processor answers with SIGFPE.
 func TestModelCrashesRuntime(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := newSite(t, live.Start(t, dir))
 	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
@@ -110,6 +111,7 @@ func quotientModel() []byte {
 // fails with the worker's loss. A request of others that was with both of them may fail the same way, which is known;
 // all that come later are held until a worker is back, and answered.
 func TestRequestCrashesRuntime(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, live.Start(t, t.TempDir()))
 	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
 	s.pushAndRelease(t, "quotient", quotientModel())
@@ -144,10 +146,11 @@ func TestRequestCrashesRuntime(t *testing.T) {
 
 // TestLoading asks an endpoint whose only model takes seconds to load: in its first release, and after a restart.
 func TestLoading(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := newSite(t, live.Start(t, dir))
 	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
-	if _, err := s.Push(t.Context(), "slow", slowModel(1500, 30)); err != nil {
+	if _, err := s.Push(t.Context(), "slow", slowModel(1500, 10)); err != nil {
 		t.Fatal(err)
 	}
 	spec := api.EndpointSpec{Variants: []api.VariantSpec{{Model: "slow@1"}}}

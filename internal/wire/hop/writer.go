@@ -48,6 +48,7 @@ type Writer struct {
 	sent   int      // the immediate attempt's result
 	sysErr error
 	try    func(fd uintptr) bool // made once: a closure per frame would allocate
+	idle   chan struct{}         // closed when nothing is left to write; nil while nobody asked
 }
 
 // NewWriter makes a writer. fail is told once when the connection could not be written, and closes it; the writer itself
@@ -158,6 +159,29 @@ func (w *Writer) overrun() error {
 	return err
 }
 
+// Idle gives a channel that is closed when all frames that were queued so far have left, or the connection is broken.
+// Who ends a connection waits for it, bounded, so that the last answers are not cut off.
+func (w *Writer) Idle() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.idle == nil {
+		w.idle = make(chan struct{})
+	}
+	idle := w.idle
+	if !w.busy || w.err != nil {
+		w.rest()
+	}
+	return idle
+}
+
+// rest needs mu: nothing is left to write.
+func (w *Writer) rest() {
+	if w.idle != nil {
+		close(w.idle)
+		w.idle = nil
+	}
+}
+
 // Abort makes every frame, queued or to come, fail with err. The caller closes the connection.
 func (w *Writer) Abort(err error) {
 	w.mu.Lock()
@@ -175,6 +199,7 @@ func (w *Writer) abort(err error) {
 	}
 	clear(w.queue)
 	w.queue = w.queue[:0]
+	w.rest()
 }
 
 // settle needs mu. It hands the outcome to who waits, or else gives the frame back.
@@ -214,6 +239,9 @@ func (w *Writer) writeNow(f *Frame) {
 	w.settle(f, nil)
 	more := len(w.queue) > 0
 	w.busy = more
+	if !more {
+		w.rest()
+	}
 	w.mu.Unlock()
 	if more {
 		go w.flush(nil)
@@ -268,6 +296,7 @@ func (w *Writer) flush(begun *partial) {
 			// A deadline that passes later would fail the next immediate attempt.
 			_ = w.conn.SetWriteDeadline(time.Time{})
 			w.busy = false
+			w.rest()
 			w.mu.Unlock()
 			return
 		}
