@@ -367,3 +367,49 @@ func BenchmarkInfer(b *testing.B) {
 		})
 	}
 }
+
+// TestBalanceCountsTheWorker sends one request to each of two endpoints whose replicas lie in the same two workers:
+// while the first is in hand, the second goes to the other worker; alone, a request always finds the same one.
+func TestBalanceCountsTheWorker(t *testing.T) {
+	p, f, l := newPath()
+	entered, leave := make(chan struct{}), make(chan struct{})
+	for _, name := range []string{"w1", "w2"} {
+		f.add(name).answer = func(_ context.Context, req engine.Request) (*engine.Answer, error) {
+			if req.Instance == "slow" {
+				close(entered)
+				<-leave
+			}
+			return engine.NewAnswer(nil, nil), nil
+		}
+	}
+	both := plan(false, arm("slow", 1, 1, "w1", "w2"))
+	quick := api.EndpointKey{Tenant: "default", Endpoint: "quick"}
+	both.Endpoints[quick] = &api.PlanEndpoint{Key: quick, Revision: 1, Salt: "s", Variants: []api.PlanVariant{arm("quick", 1, 1, "w1", "w2")}}
+	p.SetPlan(both)
+	ask := func() string {
+		if _, err := p.Infer(t.Context(), call(func(c *serve.Call) { c.Endpoint = "quick" })); err != nil {
+			t.Fatal(err)
+		}
+		return l.last().Worker
+	}
+	for range 3 {
+		if w := ask(); w != "w1" {
+			t.Errorf("alone, the request went to %s", w)
+		}
+	}
+	done := make(chan error)
+	go func() {
+		_, err := p.Infer(t.Context(), call())
+		done <- err
+	}()
+	<-entered
+	for range 3 {
+		if w := ask(); w != "w2" {
+			t.Errorf("while w1 is at work, the request went to %s", w)
+		}
+	}
+	close(leave)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

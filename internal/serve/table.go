@@ -14,8 +14,8 @@ import (
 // are carried over from plan to plan.
 type table struct {
 	routes   map[api.EndpointKey]*route
-	loads    map[api.Replica]*load
-	replaced chan struct{} // closed when a newer table is in effect
+	loads    map[string]*load // by worker
+	replaced chan struct{}    // closed when a newer table is in effect
 }
 
 // route is one endpoint.
@@ -33,7 +33,6 @@ type variant struct {
 	revision api.RevisionNumber
 	gate     *gate
 	replicas []replica
-	turn     *atomic.Uint32 // where the search for the least loaded replica begins, so that ties go round
 }
 
 type replica struct {
@@ -41,7 +40,7 @@ type replica struct {
 	load *load
 }
 
-// load counts a replica's requests in flight from this gateway.
+// load counts a worker's requests in flight from this gateway, those of all endpoints: they share its processor.
 type load struct{ inFlight atomic.Int64 }
 
 // gate counts an endpoint's requests.
@@ -64,16 +63,16 @@ func (g *gate) enter(limit int64) error {
 func (g *gate) leave() { g.present.Add(-1) }
 
 func compile(plan *api.Plan, old *table) *table {
-	t := &table{routes: make(map[api.EndpointKey]*route, len(plan.Endpoints)), loads: map[api.Replica]*load{}, replaced: make(chan struct{})}
+	t := &table{routes: make(map[api.EndpointKey]*route, len(plan.Endpoints)), loads: map[string]*load{}, replaced: make(chan struct{})}
 	for key, ep := range plan.Endpoints {
 		r := &route{PlanEndpoint: ep, gate: &gate{name: key.Endpoint}}
 		if old != nil && old.routes[key] != nil {
 			r.gate = old.routes[key].gate
 		}
 		for i := range ep.Variants {
-			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate, turn: new(atomic.Uint32)}
+			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate}
 			for _, rep := range v.Replicas {
-				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep, old)})
+				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep.Worker, old)})
 			}
 			r.variants = append(r.variants, v)
 			r.weights = append(r.weights, v.Weight)
@@ -83,15 +82,15 @@ func compile(plan *api.Plan, old *table) *table {
 	return t
 }
 
-func (t *table) load(rep api.Replica, old *table) *load {
-	l := t.loads[rep]
+func (t *table) load(worker string, old *table) *load {
+	l := t.loads[worker]
 	if l == nil && old != nil {
-		l = old.loads[rep]
+		l = old.loads[worker]
 	}
 	if l == nil {
 		l = &load{}
 	}
-	t.loads[rep] = l
+	t.loads[worker] = l
 	return l
 }
 
@@ -162,17 +161,15 @@ func (r *route) chosen(c *Call) (*variant, error) {
 	}
 }
 
-// balance picks the replica with the fewest requests in flight that is not among the failed ones; nil when there is none.
+// balance picks the replica whose worker has the fewest requests in flight and that is not among the failed ones; nil
+// when there is none.
+// Of equal ones the first is taken: while there is little to do, one worker stays awake and its caches warm, where taking
+// turns would find each one cold.
 func (v *variant) balance(failed []api.Replica) *replica {
-	n := len(v.replicas)
-	if n == 0 {
-		return nil
-	}
 	var best *replica
 	least := int64(0)
-	start := int(v.turn.Add(1) % uint32(n))
-	for i := range n {
-		r := &v.replicas[(start+i)%n]
+	for i := range v.replicas {
+		r := &v.replicas[i]
 		if len(failed) > 0 && slices.Contains(failed, r.Replica) {
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
@@ -33,6 +34,9 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	if err != nil {
 		threads = 1
 	}
+	// The workers share the processors. With the default, each would keep threads for all of them awake that look for
+	// goroutines to run, on the cores that the others compute on.
+	runtime.GOMAXPROCS(threads)
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	slog.SetDefault(log)
 	listener, err := new(net.ListenConfig).Listen(ctx, "unix", cfg.Socket)

@@ -127,7 +127,7 @@ func TestServerKilled(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 5))
-	d := &driver{t: t, random: random, scratch: t.TempDir(), ledger: ledger{versions: map[api.VersionNumber]api.Digest{}}}
+	d := &driver{t: t, random: rand.New(rand.NewPCG(seed, 6)), scratch: t.TempDir(), ledger: ledger{versions: map[api.VersionNumber]api.Digest{}}}
 	dir := t.TempDir()
 	workersKilled := 0
 	s := live.Start(t, dir)

@@ -104,7 +104,7 @@ func bench(ctx context.Context, args []string, out io.Writer) (err error) {
 	r.Memory = s.memory
 	r.head(out)
 	if r.Cells, err = s.measure(ctx, out); err != nil {
-		return err
+		return s.explain(err)
 	}
 	if o.profile != "" {
 		if err := s.profile(ctx); err != nil {

@@ -182,6 +182,26 @@ func release(ctx context.Context, c *client.Client, name string, v api.Version) 
 	return err
 }
 
+// explain ends the children and adds what they said and how they ended: a connection that breaks says nothing itself.
+func (s *stage) explain(err error) error {
+	for name, c := range map[string]*child{"bare servers": s.peer, "penstock": s.server} {
+		gone := false
+		select {
+		case <-c.exited:
+			gone = true
+		default:
+		}
+		c.kill()
+		if gone {
+			err = fmt.Errorf("%w\n%s: ended before with %s", err, name, c.cmd.ProcessState)
+		}
+		if log := c.log.String(); log != "" {
+			err = fmt.Errorf("%w\n%s: %s", err, name, log[max(0, len(log)-4000):])
+		}
+	}
+	return err
+}
+
 func (s *stage) close() {
 	for _, c := range []*child{s.server, s.peer} {
 		if c != nil {
