@@ -584,7 +584,7 @@ func walk(t *testing.T, random *rand.Rand, round int) {
 			off = off || err == nil && len(stack) > 0
 		case pick < 12:
 			err := b.Load(t.Context(), someone, "e")
-			if must := len(stack) > 0 && (!broken || !off); must != (err == nil) && !(broken && !off) {
+			if must := len(stack) > 0 && (!broken || !off); must != (err == nil) && (!broken || off) {
 				t.Fatalf("round %d step %d: load with stack %v, broken=%v, off=%v: %v", round, step, stack, broken, off, err)
 			}
 			off = off && err != nil
