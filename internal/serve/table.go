@@ -129,7 +129,8 @@ func (t *table) route(c *Call) (*variant, error) {
 }
 
 func off(name api.EndpointName) error {
-	return api.Fail(api.CodeNotReady, string(name), "the endpoint is unloaded")
+	return api.Fail(api.CodeNotReady, string(name), "the endpoint is unloaded").
+		WithCure("Load it: POST /v2/repository/models/%s/load; or deploy to it.", name)
 }
 
 // unit is what the split hashes: the caller's unit when the endpoint is sticky, else the request's own id, which makes

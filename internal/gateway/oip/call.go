@@ -121,9 +121,9 @@ func named(err error, endpoint, version string) error {
 	case api.CodeVersionNotFound:
 		return api.Fail(e.Code, "", "Request for unknown model: '%s' version %s is not found", endpoint, version)
 	case api.CodeNotReady:
-		wait := e.RetryAfter
+		wait, cure := e.RetryAfter, e.Cure
 		e = api.Fail(e.Code, "", "Request for unknown model: '%s' has no available versions", endpoint).Because(err)
-		e.RetryAfter = wait
+		e.RetryAfter, e.Cure = wait, cure
 		return e
 	}
 	return err
