@@ -202,6 +202,36 @@ func TestTracesWithoutACaller(t *testing.T) {
 	}
 }
 
+// TestTraceEveryChanged turns the sampling off and up while exchanges come.
+func TestTraceEveryChanged(t *testing.T) {
+	collector, url := startCollector(t, "http")
+	r := newRecorder(t, observe.Config{OTLP: url, TraceEvery: 1})
+	stop := run(t, r)
+	for n, every := range []int{-1, 1, 0, 5} { // 0 means none, too; after one exchange the fifth is four away
+		if !r.SetTraceEvery(every) {
+			t.Fatal("there is a collector")
+		}
+		r.Record(exchange(n))
+		r.Recent("default", observe.Filter{}) // drains
+	}
+	if every, ok := r.TraceEvery(); every != 5 || !ok {
+		t.Errorf("one of %d, %v", every, ok)
+	}
+	stop()
+	var requests []string
+	for _, s := range (<-collector.got).ResourceSpans[0].ScopeSpans[0].Spans {
+		if s.Name == "penstock.infer" {
+			requests = append(requests, s.Attributes[0].Value.GetStringValue())
+		}
+	}
+	if len(requests) != 1 || requests[0] != "r1" {
+		t.Errorf("traced %v", requests)
+	}
+	if r := newRecorder(t, observe.Config{}); r.SetTraceEvery(1) {
+		t.Error("without a collector nothing can be traced")
+	}
+}
+
 // lines counts log lines.
 type lines struct{ n atomic.Int32 }
 

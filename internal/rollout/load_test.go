@@ -2,12 +2,18 @@ package rollout_test
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"reflect"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/rollout"
 )
 
 func index(t *testing.T, b *bench) api.ModelIndex {
@@ -176,5 +182,90 @@ func TestIndexIsSortedAndOwn(t *testing.T) {
 	got := b.Index("default")
 	if !slices.IsSortedFunc(got, func(a, c api.ModelIndex) int { return int(a.Endpoint[0]) - int(c.Endpoint[0]) }) || len(got) != 3 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestLoadsAndReleasesAtOnce lets many callers load, unload, deploy and roll back one endpoint at the same time. Whatever
+// the order was: in the end memory and database agree, also after a restart, and the fleet holds what serves and no more.
+func TestLoadsAndReleasesAtOnce(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	for round := range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			b := start(t, newDatabase(), t.TempDir())
+			b.deploy(t, 1)
+			b.deploy(t, 2)
+			var callers sync.WaitGroup
+			for caller := range 4 {
+				random := rand.New(rand.NewPCG(seed, uint64(10*round+caller)))
+				callers.Go(func() {
+					for range 20 {
+						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(3000))*time.Millisecond)
+						switch random.IntN(5) {
+						case 0:
+							_, _ = b.Deploy(ctx, someone, "e", spec(1+random.IntN(9)), -1, "")
+						case 1:
+							_, _ = b.Rollback(ctx, someone, "e", 0, "")
+						case 2:
+							_ = b.Load(ctx, someone, "e")
+						default:
+							_ = b.Unload(ctx, someone, "e")
+						}
+						cancel()
+						<-time.After(time.Duration(random.IntN(500)) * time.Millisecond)
+					}
+				})
+			}
+			callers.Wait()
+			<-time.After(time.Hour) // what is under way ends
+			before, err := b.Endpoint(t.Context(), "default", "e")
+			if err != nil {
+				t.Fatal(err)
+			}
+			off := before.Traffic.Unloaded
+			if serves := b.serving("e") != 0; serves == off || off && len(b.fleet.want) != 0 || !off && len(b.fleet.have) == 0 {
+				t.Errorf("unloaded %v, serving %d, wanted %v", off, b.serving("e"), b.fleet.want)
+			}
+			serving := b.serving("e")
+			b.stop()
+			again := start(t, b.db, b.journal)
+			defer again.stop()
+			after, err := again.Endpoint(t.Context(), "default", "e")
+			if err != nil || !reflect.DeepEqual(before.Traffic, after.Traffic) || again.serving("e") != serving {
+				t.Errorf("before the restart %+v, serving %d\nafter it %+v, serving %d, %v", before.Traffic, serving, after.Traffic, again.serving("e"), err)
+			}
+		})
+	}
+}
+
+// fullFleet has everything loaded.
+type fullFleet struct{}
+
+func (fullFleet) SetWants([]api.Want) {}
+
+func (fullFleet) State(instance string) api.InstanceState {
+	return api.InstanceState{Wanted: 1, Replicas: []api.Replica{{Worker: "w", Instance: instance}}}
+}
+
+// BenchmarkIndex lists a tenant of 5,000 endpoints among 10,000.
+func BenchmarkIndex(b *testing.B) {
+	const endpoints = 5000
+	db := newDatabase()
+	for i := range 2 * endpoints {
+		name := api.EndpointName(fmt.Sprintf("endpoint-%d", i))
+		tenant := api.TenantID([]string{"default", "other"}[i%2])
+		db.endpoints[name] = api.Endpoint{Tenant: tenant, Name: name, Generation: 1, Traffic: api.Traffic{Current: 1}}
+		db.revisions[name] = []api.Revision{{Tenant: tenant, Endpoint: name, Number: 1,
+			Variants: []api.Variant{{Name: "main", Model: "m", Version: 1, Digest: digest(api.VersionNumber(i + 10))}}}}
+	}
+	c := rollout.New(rollout.Config{JournalDir: b.TempDir(), Now: time.Now, Log: slog.New(slog.DiscardHandler), Store: db,
+		Catalog: catalog{}, Fleet: fullFleet{}, Meter: meter{}}, func() {})
+	if err := c.Open(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if n := len(c.Index("default")); n != endpoints {
+			b.Fatal(n)
+		}
 	}
 }

@@ -272,8 +272,36 @@ func TestStatisticsLive(t *testing.T) {
 			t.Errorf("metrics lack %s (%v)", want, err)
 		}
 	}
-	s.want(t, "POST", "/v2/logging", `{"log_verbose_level":1}`, 200, `"log_verbose_level":1`)
 	s.want(t, "POST", "/v2/trace/setting", `{"trace_level":["TIMESTAMPS"]}`, 400, "no collector")
+}
+
+// TestLogLevelLive turns the log down and up again: what an unload says in between is not there.
+func TestLogLevelLive(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := newPanel(t, live.Start(t, t.TempDir()))
+	if _, err := s.Push(ctx, "digits", live.Model(t, "digits-v1.onnx", "")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Release(ctx, "digits", "digits@1"); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "POST", "/v2/logging", `{"log_info":false}`, 200, `"log_info":false,"log_warning":true`)
+	s.want(t, "POST", unloadDigits, "", 200, "")
+	s.want(t, "POST", "/v2/logging", `{"log_info":true}`, 200, `"log_info":true`)
+	s.want(t, "POST", loadDigits, "", 200, "")
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(s.Log(), "load ended") {
+		select {
+		case <-tick.C:
+		case <-s.Exited():
+			t.Fatal("the server is gone")
+		}
+	}
+	if strings.Contains(s.Log(), "endpoint unloaded") {
+		t.Error("a line below the level was written")
+	}
 }
 
 // TestTenantsOfRepository asks for acme's endpoint with the keys of globex, and with those of acme that may not.
