@@ -67,6 +67,7 @@ type Controller struct {
 	mu        sync.Mutex // guards what follows; never held over a call to the store, the catalog or the fleet's SetWants
 	endpoints map[api.EndpointKey]*endpoint
 	changed   chan struct{} // closed and replaced whenever a release changes state
+	drained   bool          // no load begins any more
 }
 
 // endpoint is the controller's memory of one endpoint. The database holds the same, but for unsaved.

@@ -79,6 +79,10 @@ func (c *Controller) Load(ctx context.Context, p *api.Principal, name api.Endpoi
 	}
 	c.mu.Lock()
 	open := e.load
+	if c.drained {
+		c.mu.Unlock()
+		return stopping(name)
+	}
 	if open == nil {
 		open = &load{by: p.Name, started: api.TimeOf(c.Now()), done: make(chan struct{})}
 		e.load, e.refused = open, ""
@@ -92,6 +96,20 @@ func (c *Controller) Load(ctx context.Context, p *api.Principal, name api.Endpoi
 	case <-ctx.Done():
 		return api.Fail(api.CodeLoading, string(name), "still loading").Because(ctx.Err())
 	}
+}
+
+// Drain ends every wait for a load, and lets none begin: a server that stops does not wait for a model.
+func (c *Controller) Drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drained = true
+	for _, e := range c.endpoints {
+		c.endLoad(e, stopping(e.Name))
+	}
+}
+
+func stopping(name api.EndpointName) error {
+	return api.Fail(api.CodeShuttingDown, string(name), "the server is stopping")
 }
 
 // settle finds an endpoint and saves what the database does not hold of it yet.

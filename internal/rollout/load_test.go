@@ -148,6 +148,28 @@ func TestLoadThatWaits(t *testing.T) {
 	})
 }
 
+func TestLoadEndsWithTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, newDatabase(), t.TempDir())
+		defer b.stop()
+		b.deploy(t, 1)
+		if err := b.Unload(t.Context(), someone, "e"); err != nil {
+			t.Fatal(err)
+		}
+		b.fleet.hold(true)
+		loaded := make(chan error)
+		go func() { loaded <- b.Load(t.Context(), someone, "e") }()
+		synctest.Wait()
+		b.Drain()
+		if err := <-loaded; !api.Is(err, api.CodeShuttingDown) {
+			t.Error(err)
+		}
+		if err := b.Load(t.Context(), someone, "e"); !api.Is(err, api.CodeShuttingDown) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestUnloadWhileBusyOrBroken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, newDatabase(), t.TempDir())

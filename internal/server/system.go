@@ -266,6 +266,7 @@ func (s *System) run(ctx context.Context, stdout, stderr io.Writer) error {
 		}
 	}
 	s.admin.Drain()
+	s.rollout.Drain()
 	for _, r := range slices.Backward(running) {
 		err = errors.Join(err, r.stop())
 	}
