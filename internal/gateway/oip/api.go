@@ -30,6 +30,10 @@ type Options struct {
 	Server  Server
 	Name    string // reported as the server's name; some clients want "triton"
 	Version string // reported as the server's version
+
+	Repository Repository // the model_repository extension; nil for none, like those below
+	Statistics Statistics
+	Settings   Settings
 }
 
 // protocol is the attached protocol. Both doors share it.
@@ -40,6 +44,8 @@ type protocol struct {
 	version  string
 	log      *slog.Logger
 	requests sync.Pool // of *scratch
+	controls *controls
+	offers   []string // extensions, as advertised
 }
 
 // extensions are those that are really done.
@@ -48,6 +54,8 @@ var extensions = []string{"binary_tensor_data", "parameters"}
 // Attach puts the protocol on a gateway: REST under /v2, and the gRPC service.
 func Attach(g *gateway.Server, o Options) {
 	p := &protocol{gateway: g, server: o.Server, name: o.Name, version: o.Version, log: g.Log()}
+	p.controls = newControls(o)
+	p.offers = p.controls.advertise(extensions)
 	p.requests.New = func() any { return new(scratch) }
 	g.Handle("/v2", p)
 	g.Open(wire.GRPCInferenceService_ServerLive_FullMethodName)

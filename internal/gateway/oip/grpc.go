@@ -58,7 +58,7 @@ func (s *service) ModelReady(ctx context.Context, r *wire.ModelReadyRequest) (*w
 
 // ServerMetadata names the server and its extensions.
 func (s *service) ServerMetadata(context.Context, *wire.ServerMetadataRequest) (*wire.ServerMetadataResponse, error) {
-	return &wire.ServerMetadataResponse{Name: s.p.name, Version: s.p.version, Extensions: extensions}, nil
+	return &wire.ServerMetadataResponse{Name: s.p.name, Version: s.p.version, Extensions: s.p.offers}, nil
 }
 
 // ModelMetadata describes an endpoint.

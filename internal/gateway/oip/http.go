@@ -61,6 +61,12 @@ func (p *protocol) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := ulid.Make().String()
 	w.Header()["Penstock-Request-Id"] = []string{id}
 	t, ok := parseTarget(r.URL.Path)
+	if !ok || t == (target{act: "model", endpoint: "stats"}) {
+		if c, known := parseControl(r.URL.Path); known {
+			p.controls.serve(p, w, r, c, id)
+			return
+		}
+	}
 	if !ok {
 		gateway.NotFound(w)
 		return
@@ -109,7 +115,7 @@ func (p *protocol) answer(w http.ResponseWriter, r *http.Request, t target, id s
 		return err
 	}
 	if t.act == "" {
-		writeJSON(w, wire.AppendServerMetadata(nil, p.name, p.version, extensions))
+		writeJSON(w, wire.AppendServerMetadata(nil, p.name, p.version, p.offers))
 		return nil
 	}
 	if err := checkTarget(t.endpoint, t.version); err != nil {
