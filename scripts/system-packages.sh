@@ -5,6 +5,7 @@ missing=()
 [ -x "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | tail -n 1)" ] || missing+=(postgresql)
 command -v curl >/dev/null || missing+=(curl)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+[ -d /usr/share/libonnx-testdata/data/node ] || missing+=(libonnx-testdata)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ]; then
