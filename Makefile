@@ -38,6 +38,10 @@ test: system-packages build ## Run all tests, with real PostgreSQL and real work
 fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
 	scripts/fuzz.sh
 
+.PHONY: conformance
+conformance: $(ONNXRUNTIME_LIB) system-packages ## Run the ONNX project's own cases through every protocol; prints the counts
+	go test -count=1 -v -run TestEveryCase ./test/conformance
+
 .PHONY: interop
 interop: system-packages build ## Run clients that we did not write (PyPI) against a server
 	test/interop/run.sh

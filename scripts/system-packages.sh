@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Sees to it that the Debian packages which a target needs are there: installs them when root, else names them in one line.
 #   system-packages.sh build    a C compiler, for the binding to ONNX Runtime
-#   system-packages.sh test     also PostgreSQL, Python environments and curl, for the tests
+#   system-packages.sh test     also PostgreSQL, ONNX's own cases, Python environments and curl, for the tests
 set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 if [ "${1:-test}" = test ]; then
 	[ -x "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | tail -n 1)" ] || missing+=(postgresql)
+	[ -d /usr/share/libonnx-testdata/data/node ] || missing+=(libonnx-testdata)
 	command -v curl >/dev/null || missing+=(curl)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 fi

@@ -143,11 +143,9 @@ func keep(s *string, b []byte) {
 	}
 }
 
-// finish checks what all encodings have in common: names given once, and data that fit shape and type.
+// finish checks what all encodings have in common: names given once, and data that fit shape and type. There may be no
+// inputs: a model of constants takes none, and one that needs some says which are missing.
 func (r *Request) finish() error {
-	if len(r.Inputs) == 0 {
-		return api.Fail(api.CodeBadTensor, "", "the request has no inputs")
-	}
 	for i := range r.Inputs {
 		t := &r.Inputs[i]
 		if err := t.Check(); err != nil {
