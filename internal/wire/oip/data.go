@@ -86,7 +86,13 @@ func (e *elements) array(dims []int64) error {
 
 // run reads n elements and the closing bracket.
 func (e *elements) run(n int64) error {
+	quick := e.t.Type == tensor.FP32 || e.t.Type == tensor.FP64
 	for i := int64(0); i < n; i++ {
+		if quick {
+			if i += e.floats(n-i, i == 0); i == n {
+				break
+			}
+		}
 		c := e.peek()
 		if i > 0 {
 			if c != ',' {
