@@ -27,7 +27,7 @@ func (d *decoder) elements(t *tensor.Tensor) error {
 		return err
 	}
 	e := &d.data
-	e.scanner, e.t = &d.scanner, t
+	e.scanner, e.t, e.base64 = &d.scanner, t, false
 	if t.Type != tensor.Bytes {
 		e.out = d.r.take(int(n) * t.Type.Size())
 		t.Data = e.out
@@ -57,6 +57,7 @@ type elements struct {
 	t      *tensor.Tensor
 	out    []byte
 	number decimal // the last
+	base64 bool    // BYTES may be written as {"b64":"..."}, as V1 has it
 }
 
 // array reads one array whose opening bracket was read, and the arrays in it.
@@ -130,6 +131,9 @@ func (e *elements) count() error {
 func (e *elements) element() error {
 	switch e.t.Type {
 	case tensor.Bytes:
+		if e.base64 && e.peek() == '{' {
+			return e.bytesOf()
+		}
 		text, err := e.str()
 		if err != nil {
 			return err
