@@ -145,7 +145,7 @@ func TestHostileJSON(t *testing.T) {
 		{"binary size negative", `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":-4}}]}`, "whole number"},
 		{"binary size over", `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}`, "left in the body"},
 		{"shared memory", `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}}]}`, "shared memory"},
-		{"classification", `{"outputs":[{"name":"y","parameters":{"classification":3}}],` + good[1:], "classification"},
+		{"classification", `{"outputs":[{"name":"y","parameters":{"classification":0}}],` + good[1:], "classification"},
 		{"timeout negative", `{"parameters":{"timeout":-1},` + good[1:], "timeout"},
 		{"timeout a year", `{"parameters":{"timeout":31536000000000},` + good[1:], "24 hours"},
 		{"timeout a string", `{"parameters":{"timeout":"1"},` + good[1:], "timeout"},
