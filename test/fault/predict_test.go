@@ -322,7 +322,7 @@ func badMessages() []badMessage {
 		{name: "an unknown output", body: good[:len(good):len(good)].sub(6, message{}.text(1, "nosuch")), code: codes.InvalidArgument, says: `"nosuch"`},
 		{name: "a long unit", body: good, metadata: []string{"penstock-unit", strings.Repeat("u", 257)}, code: codes.InvalidArgument, says: "257"},
 		{name: "an unknown variant", body: good, metadata: []string{"penstock-variant", "nosuch"}, code: codes.NotFound, says: "nosuch"},
-		{name: "an unknown method", method: "/inference.GRPCInferenceService/RepositoryIndex", code: codes.Unimplemented},
+		{name: "an unknown method", method: "/inference.GRPCInferenceService/NoSuchMethod", code: codes.Unimplemented},
 		{name: "an unknown service", method: "/nosuch.Service/Method", code: codes.Unimplemented},
 		{name: "metadata of nothing", method: "/inference.GRPCInferenceService/ModelMetadata", body: message{}.text(1, "nosuch"), code: codes.NotFound, says: "'nosuch' is not found"},
 	}
