@@ -79,12 +79,9 @@ func appendData(dst []byte, t *tensor.Tensor) ([]byte, error) {
 	data := t.Data
 	switch t.Type {
 	case tensor.FP32:
-		for ; len(data) >= 4; data = data[4:] {
-			v := math.Float32frombits(binary.LittleEndian.Uint32(data))
-			if v-v != 0 {
-				return dst, notJSON(t, "holds NaN or an infinity")
-			}
-			dst = append(appendFloat(dst, float64(v), 32), ',')
+		var finite bool
+		if dst, finite = appendSingles(dst, data); !finite {
+			return dst, notJSON(t, "holds NaN or an infinity")
 		}
 	case tensor.FP64:
 		for ; len(data) >= 8; data = data[8:] {
@@ -152,8 +149,12 @@ func notJSON(t *tensor.Tensor, why string) error {
 }
 
 // appendFloat writes the shortest text that reads back as the same number, with an exponent only where it is shorter.
+// Minus nought has a point: clients that tell integers from floats would read "-0" as an integer and lose its sign.
 func appendFloat(dst []byte, v float64, bits int) []byte {
-	if whole := int64(v); float64(whole) == v && whole > -1e7 && whole < 1e7 && (whole != 0 || !math.Signbit(v)) {
+	if v == 0 && math.Signbit(v) {
+		return append(dst, "-0.0"...)
+	}
+	if whole := int64(v); float64(whole) == v && whole > -1e7 && whole < 1e7 {
 		return append(strconv.AppendInt(dst, whole, 10), ".0"...)
 	}
 	if size := math.Abs(v); size != 0 && (size < 1e-6 || size >= 1e21) {
