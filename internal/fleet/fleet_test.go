@@ -239,6 +239,37 @@ func TestCrashingFileIsRefusedThenQuarantined(t *testing.T) {
 	}
 }
 
+// TestCrashInWarmingIsNoBlame loads a file that dies of the inputs that warming makes up, and serves it without.
+func TestCrashInWarmingIsNoBlame(t *testing.T) {
+	f := newFiles(t)
+	r := run(t, f, nil)
+	r.await(t, "a worker is ready", func() bool { _, ok := r.Engine("w1"); return ok })
+	cold := f.want(t, "c", "cold")
+	for range 3 { // as often as it is pushed
+		if signature, err := r.Probe(t.Context(), cold); err != nil || len(signature.Inputs) != 1 {
+			t.Fatalf("probe: %+v %v", signature, err)
+		}
+	}
+	for range 2 {
+		r.SetWants([]api.Want{cold})
+		r.awaitLoaded(t, cold, 2)
+		r.SetWants(nil)
+	}
+	if n, lost := f.crashCount(cold), f.lostCount(); n != 1 || lost != 0 {
+		t.Errorf("%d crashes recorded, want 1; %d serving workers lost", n, lost)
+	}
+	if got := f.eventKinds(); !slices.Equal(got, []string{"model.cold c@1"}) {
+		t.Errorf("events %q", got)
+	}
+	// Another controller knows of the crash only: the file passes alone first.
+	again := run(t, f, nil)
+	again.SetWants([]api.Want{cold})
+	again.awaitLoaded(t, cold, 2)
+	if n, lost := f.crashCount(cold), f.lostCount(); n != 1 || lost != 0 {
+		t.Errorf("after a restart: %d crashes recorded, want 1; %d serving workers lost", n, lost)
+	}
+}
+
 func TestCrashInCompanyIsBlamedInTheEnd(t *testing.T) {
 	f := newFiles(t)
 	r := run(t, f, nil)

@@ -53,8 +53,9 @@ func runWorker() error {
 	return worker.Serve(ctx, listener, newScripted(), worker.Config{Token: os.Getenv(fleet.TokenVariable)})
 }
 
-// scripted is an engine whose model files are scripts of one word: ok, refuse, segv, exit, hang, deaf, poison (dies when it is asked), company (dies when another instance is loaded already), clings (is
-// never unloaded).
+// scripted is an engine whose model files are scripts of one word: ok, refuse, segv, cold (dies when it is warmed), exit,
+// hang, deaf, poison (dies when it is asked), company (dies when another instance is loaded already), clings (is never
+// unloaded).
 type scripted struct {
 	mu   sync.Mutex
 	held map[string]string
@@ -76,7 +77,7 @@ func (s *scripted) Load(ctx context.Context, load engine.Load) (engine.Loaded, e
 	switch word := string(script); {
 	case word == "refuse":
 		return engine.Loaded{}, api.Fail(api.CodeLoadFailed, load.Instance, "refused as told")
-	case word == "segv":
+	case word == "segv", word == "cold" && load.Warm:
 		_ = unix.Kill(os.Getpid(), unix.SIGSEGV)
 		select {}
 	case word == "exit", word == "company" && company:

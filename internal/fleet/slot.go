@@ -229,7 +229,7 @@ func (c *Controller) load(ctx context.Context, s *slot, l *life, w api.Want) {
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	loaded, err := l.engine.Load(limited, engine.Load{Instance: w.Instance, Format: w.Format, Path: path, Warm: true})
+	loaded, err := l.engine.Load(limited, engine.Load{Instance: w.Instance, Format: w.Format, Path: path, Warm: c.warms(w.Digest)})
 	switch {
 	case err == nil:
 		c.keep(s, l, w)

@@ -19,6 +19,7 @@ type trial struct {
 	proven  bool // it loaded in this life of the controller
 	suspect bool // it has to pass alone first
 	passed  bool // it did, since it was last suspect
+	cold    bool // warming it ended a worker, loading it alone did not
 	losses  int  // workers lost under it since it last loaded well
 }
 
@@ -207,7 +208,8 @@ func (c *Controller) Probe(ctx context.Context, w api.Want) (api.Signature, erro
 	return loaded.Signature, err
 }
 
-// alone loads a file where nothing else is loaded.
+// alone loads a file where nothing else is loaded. A file that dies in warming is tried again without: the inputs that
+// are made up may be what it cannot bear, and say nothing about those of callers.
 func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, error) {
 	select {
 	case c.probes <- struct{}{}:
@@ -222,35 +224,72 @@ func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, erro
 	if err != nil {
 		return engine.Loaded{}, err
 	}
-	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36))
-	if err != nil {
-		return engine.Loaded{}, api.Fail(api.CodeUnavailable, w.Subject, "no worker could be started to try it").Because(err)
+	loaded, exit, err := c.attempt(ctx, w, path, c.warms(w.Digest))
+	if api.Is(err, api.CodeWorkerLost) && ctx.Err() == nil && c.config.InProcess == nil && c.warms(w.Digest) {
+		warming := exit
+		if loaded, exit, err = c.attempt(ctx, w, path, false); err == nil {
+			c.chill(ctx, w, warming)
+		}
 	}
-	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
-	defer cancel()
-	instance := w.Instance + "~probe"
-	loaded, err := l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: true})
-	if l.process == nil {
-		_ = l.engine.Unload(ctx, instance)
-		return loaded, err
-	}
-	if !api.Is(err, api.CodeWorkerLost) {
-		l.kill() // it holds nothing worth an orderly end
-	}
-	l.watch(c.stop, func() {})
 	switch {
 	case err == nil:
 		return loaded, nil
 	case ctx.Err() != nil:
 		return loaded, stoppedWaiting(ctx, w)
 	case api.Is(err, api.CodeWorkerLost):
-		return loaded, c.blame(ctx, w, l.exit)
+		return loaded, c.blame(ctx, w, exit)
 	case api.Is(err, api.CodeDeadline):
 		return loaded, c.tooSlow(w)
 	}
 	refused := *api.AsError(err)
 	refused.Subject = w.Subject
 	return loaded, &refused
+}
+
+// attempt loads a file in a throw-away worker, and says how the worker ended when that was not by its own doing.
+func (c *Controller) attempt(ctx context.Context, w api.Want, path string, warm bool) (loaded engine.Loaded, exit string, err error) {
+	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36))
+	if err != nil {
+		return loaded, "", api.Fail(api.CodeUnavailable, w.Subject, "no worker could be started to try it").Because(err)
+	}
+	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
+	defer cancel()
+	instance := w.Instance + "~probe"
+	loaded, err = l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: warm})
+	if l.process == nil {
+		_ = l.engine.Unload(ctx, instance)
+		return loaded, "", err
+	}
+	if !api.Is(err, api.CodeWorkerLost) {
+		l.kill() // it holds nothing worth an orderly end
+	}
+	l.watch(c.stop, func() {})
+	return loaded, l.exit, err
+}
+
+// warms says whether a file is to be warmed when it is loaded.
+func (c *Controller) warms(digest api.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.trials[digest]
+	return t == nil || !t.cold
+}
+
+// chill remembers that a file is to be loaded without warming. One crash is recorded, once: it makes the file pass alone
+// before a serving worker touches it also when this controller has forgotten why.
+func (c *Controller) chill(ctx context.Context, w api.Want, exit string) {
+	c.mu.Lock()
+	c.trial(w.Digest).cold = true
+	c.mu.Unlock()
+	if count, _, err := c.crashes(ctx, w.Digest); err != nil || count > 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	if _, err := c.config.Crashes.RecordCrash(ctx, w.Digest, "warming: "+exit, api.TimeOf(time.Now())); err != nil {
+		c.config.Log.Error("crash not recorded", "subject", w.Subject, "digest", w.Digest, "error", err)
+	}
+	c.tell(w.Tenant, "model.cold", w.Subject, "warming %s on made-up inputs ended the worker process (%s); it is loaded without, and a request with such inputs may end a worker too", w.Subject, exit)
 }
 
 func stoppedWaiting(ctx context.Context, w api.Want) *api.Error {

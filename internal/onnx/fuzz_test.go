@@ -6,7 +6,19 @@ import (
 	"testing"
 
 	"github.com/penstock/penstock/internal/onnx"
+	"github.com/penstock/penstock/test/backend"
 )
+
+// TestEveryCase reads each of ONNX's own cases: what these hold is read, except operators of a domain that nobody runs.
+func TestEveryCase(t *testing.T) {
+	for _, c := range backend.Read(t) {
+		_, err := onnx.Read(bytes.NewReader(c.Model), int64(len(c.Model)), onnx.Limits{})
+		refusal := (*onnx.Refusal)(nil)
+		if preview := bytes.Contains(c.Model, []byte("ai.onnx.preview.training")); err != nil && (!preview || !errors.As(err, &refusal) || refusal.Rule != onnx.RuleDomain) {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+	}
+}
 
 // FuzzRead asks of any bytes: an answer or a refusal, no crash, and memory in proportion.
 func FuzzRead(f *testing.F) {
@@ -19,6 +31,9 @@ func FuzzRead(f *testing.F) {
 		if len(c.file) < 1<<14 {
 			f.Add(c.file)
 		}
+	}
+	for _, c := range backend.Corpus(f) {
+		f.Add(c.Model)
 	}
 	f.Fuzz(func(t *testing.T, file []byte) {
 		onnx.Sniff(file)

@@ -10,15 +10,14 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
-	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/internal/tensor"
 	"github.com/penstock/penstock/internal/wire/oip"
+	"github.com/penstock/penstock/test/backend"
 )
 
 // protocols are the ways in, in the order of the table.
@@ -50,14 +49,6 @@ func (c *caller) ask(ctx context.Context, protocol, endpoint string, inputs []te
 	}
 }
 
-// inputJSON announces a binary tensor in a request.
-type inputJSON struct {
-	Name       string           `json:"name"`
-	Shape      []int64          `json:"shape"`
-	Datatype   string           `json:"datatype"`
-	Parameters map[string]int64 `json:"parameters"`
-}
-
 // outputJSON is a tensor as it stands in an answer.
 type outputJSON struct {
 	Name       string           `json:"name"`
@@ -68,31 +59,7 @@ type outputJSON struct {
 }
 
 func (c *caller) askJSON(ctx context.Context, endpoint string, inputs []tensor.Tensor) ([]tensor.Tensor, error) {
-	body := []byte(`{"inputs":[`)
-	for i := range inputs {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		in := &inputs[i]
-		name, err := json.Marshal(in.Name)
-		if err != nil {
-			return nil, err
-		}
-		shape, err := json.Marshal(in.Shape)
-		if err != nil {
-			return nil, err
-		}
-		body = fmt.Appendf(body, `{"name":%s,"shape":%s,"datatype":%q,"data":`, name, shape, in.Type)
-		elements := literals(in)
-		// Nested and flat are both allowed: even ranks are sent nested.
-		if rank := len(in.Shape); rank >= 2 && rank%2 == 0 && len(elements) > 0 {
-			body = nested(body, in.Shape, &elements)
-		} else {
-			body = nested(body, []int64{int64(len(elements))}, &elements)
-		}
-		body = append(body, '}')
-	}
-	answer, tail, err := c.post(ctx, endpoint, append(body, "]}"...), -1)
+	answer, tail, err := c.post(ctx, endpoint, backend.JSON(inputs), -1)
 	if err == nil && len(tail) > 0 {
 		err = errors.New("binary data came unasked")
 	}
@@ -106,58 +73,6 @@ func (c *caller) askJSON(ctx context.Context, endpoint string, inputs []tensor.T
 		}
 	}
 	return outputs, nil
-}
-
-// nested writes elements as arrays of the shape.
-func nested(body []byte, shape []int64, elements *[]string) []byte {
-	body = append(body, '[')
-	for i := range shape[0] {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		if len(shape) > 1 {
-			body = nested(body, shape[1:], elements)
-			continue
-		}
-		body = append(body, (*elements)[0]...)
-		*elements = (*elements)[1:]
-	}
-	return append(body, ']')
-}
-
-// literals writes every element as JSON, or in the way that people write what JSON has no word for.
-func literals(t *tensor.Tensor) []string {
-	var all []string
-	if t.Type == tensor.Bytes {
-		for element, rest, ok := tensor.NextBytes(t.Data); ok; element, rest, ok = tensor.NextBytes(rest) {
-			text, err := json.Marshal(string(element))
-			if err != nil || !utf8.Valid(element) {
-				text = slices.Concat([]byte{'"'}, element, []byte{'"'}) // as it is, for the server to refuse
-			}
-			all = append(all, string(text))
-		}
-		return all
-	}
-	size := t.Type.Size()
-	for data := t.Data; len(data) > 0; data = data[size:] {
-		var wide [8]byte
-		copy(wide[:], data[:size])
-		bits := binary.LittleEndian.Uint64(wide[:])
-		shift := 64 - 8*size
-		switch t.Type {
-		case tensor.Bool:
-			all = append(all, strconv.FormatBool(bits != 0))
-		case tensor.FP32:
-			all = append(all, strconv.FormatFloat(float64(math.Float32frombits(uint32(bits))), 'g', -1, 32))
-		case tensor.FP64:
-			all = append(all, strconv.FormatFloat(math.Float64frombits(bits), 'g', -1, 64))
-		case tensor.Int8, tensor.Int16, tensor.Int32, tensor.Int64:
-			all = append(all, strconv.FormatInt(int64(bits<<shift)>>shift, 10))
-		default: // the sixteen-bit floats by their bits; they are refused whatever stands there
-			all = append(all, strconv.FormatUint(bits, 10))
-		}
-	}
-	return all
 }
 
 // parse reads an output's JSON back into the bits of its type.
@@ -225,22 +140,8 @@ func appendElement(data []byte, kind tensor.Type, element any) ([]byte, error) {
 }
 
 func (c *caller) askBinary(ctx context.Context, endpoint string, inputs []tensor.Tensor) ([]tensor.Tensor, error) {
-	type request struct {
-		Parameters map[string]bool `json:"parameters"`
-		Inputs     []inputJSON     `json:"inputs"`
-	}
-	r := request{Parameters: map[string]bool{"binary_data_output": true}, Inputs: []inputJSON{}}
-	var tail []byte
-	for _, in := range inputs {
-		r.Inputs = append(r.Inputs, inputJSON{Name: in.Name, Shape: in.Shape, Datatype: in.Type.String(),
-			Parameters: map[string]int64{"binary_data_size": int64(len(in.Data))}})
-		tail = append(tail, in.Data...)
-	}
-	head, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	answer, tail, err := c.post(ctx, endpoint, append(head, tail...), len(head))
+	body, header := backend.Binary(inputs)
+	answer, tail, err := c.post(ctx, endpoint, body, header)
 	if err != nil {
 		return nil, err
 	}
@@ -305,12 +206,7 @@ func (c *caller) post(ctx context.Context, endpoint string, body []byte, header 
 }
 
 func (c *caller) askGRPC(ctx context.Context, endpoint string, inputs []tensor.Tensor) ([]tensor.Tensor, error) {
-	req := &oip.ModelInferRequest{ModelName: endpoint}
-	for _, in := range inputs {
-		req.Inputs = append(req.Inputs, &oip.ModelInferRequest_InferInputTensor{Name: in.Name, Datatype: in.Type.String(), Shape: in.Shape})
-		req.RawInputContents = append(req.RawInputContents, in.Data)
-	}
-	resp, err := c.grpc.ModelInfer(ctx, req, grpc.MaxCallRecvMsgSize(math.MaxInt32))
+	resp, err := c.grpc.ModelInfer(ctx, backend.Message(endpoint, inputs), grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	if s, ok := status.FromError(err); err != nil && ok && s.Message() != "" {
 		return nil, &refusal{status: int(s.Code()), reason: s.Message()}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/server"
 	"github.com/penstock/penstock/internal/wire/oip"
+	"github.com/penstock/penstock/test/backend"
 	"github.com/penstock/penstock/test/live"
 )
 
@@ -36,12 +37,12 @@ const (
 
 // TestEveryCase is the whole walk. Each case has its own model and endpoint, which is deleted when the case is done.
 func TestEveryCase(t *testing.T) {
-	all := readCases(t)
+	all := backend.Read(t)
 	if *rewrite && testing.Short() {
 		t.Fatal("a short run does not know all refusals: rewrite without -short")
 	}
 	if testing.Short() {
-		var some []*node
+		var some []*backend.Case
 		for i := 0; i < len(all); i += sample {
 			some = append(some, all[i])
 		}
@@ -75,86 +76,86 @@ type walk struct {
 }
 
 // each judges cases, a few at once.
-func (w *walk) each(t *testing.T, all []*node) {
+func (w *walk) each(t *testing.T, all []*backend.Case) {
 	t.Helper()
-	queue := make(chan *node)
+	queue := make(chan *backend.Case)
 	var busy sync.WaitGroup
 	for range hands {
 		busy.Go(func() {
-			for n := range queue {
-				w.judge(t, n)
+			for c := range queue {
+				w.judge(t, c)
 			}
 		})
 	}
-	for _, n := range all {
-		queue <- n
+	for _, c := range all {
+		queue <- c
 	}
 	close(queue)
 	busy.Wait()
 }
 
 // judge brings one case into the tally.
-func (w *walk) judge(t *testing.T, n *node) {
-	found := w.run(t, n)
-	w.know(n, found)
+func (w *walk) judge(t *testing.T, c *backend.Case) {
+	found := w.run(t, c)
+	w.know(c, found)
 	step := "push"
-	_, err := w.Push(t.Context(), n.endpoint(), n.model)
+	_, err := w.Push(t.Context(), c.Endpoint(), c.Model)
 	if err == nil {
 		step = "deploy"
-		_, err = w.Release(t.Context(), n.endpoint(), n.endpoint()+"@1")
+		_, err = w.Release(t.Context(), c.Endpoint(), c.Endpoint()+"@1")
 	}
 	if err != nil {
-		w.refusedWhole(t, n, found, step, err)
+		w.refusedWhole(t, c, found, step, err)
 		return
 	}
 	for _, protocol := range protocols {
-		verdict, why := w.askAll(t.Context(), n, found, protocol)
+		verdict, why := w.askAll(t.Context(), c, found, protocol)
 		w.count(protocol, verdict)
 		switch verdict {
 		case wrong:
-			t.Errorf("%s: %s: %s", n.name, protocol, why)
+			t.Errorf("%s: %s: %s", c.Name, protocol, why)
 		case equal, alike:
 		default:
-			w.refuse(n, protocol, verdict, why)
+			w.refuse(c, protocol, verdict, why)
 		}
 	}
-	if err := w.DeleteEndpoint(t.Context(), api.EndpointName(n.endpoint()), 0); err != nil {
-		t.Errorf("%s: delete the endpoint: %v", n.name, err)
+	if err := w.DeleteEndpoint(t.Context(), api.EndpointName(c.Endpoint()), 0); err != nil {
+		t.Errorf("%s: delete the endpoint: %v", c.Name, err)
 	}
 }
 
 // refusedWhole notes a case that never came to be asked.
-func (w *walk) refusedWhole(t *testing.T, n *node, found truth, step string, err error) {
+func (w *walk) refusedWhole(t *testing.T, c *backend.Case, found truth, step string, err error) {
 	told := api.AsError(err)
 	verdict := ours
 	switch {
 	case strings.HasPrefix(found.refused, "load: "):
 		verdict = notLoaded
-	case n.foreign != "":
+	case c.Foreign != "":
 		verdict = notTensors
 	}
 	if told.Message == "" || told.Code == api.CodeInternal {
-		t.Errorf("%s: %s failed without a reason: %v", n.name, step, err)
+		t.Errorf("%s: %s failed without a reason: %v", c.Name, step, err)
 		verdict = wrong
 	}
 	for _, protocol := range protocols {
 		w.count(protocol, verdict)
 	}
-	w.refuse(n, step, verdict, fmt.Sprintf("%s: %s", told.Code, told.Message))
+	w.refuse(c, step, verdict, fmt.Sprintf("%s: %s", told.Code, told.Message))
 }
 
 // askAll asks every data set of a case; a set that is not answered as expected decides.
-func (w *walk) askAll(ctx context.Context, n *node, found truth, protocol string) (verdict, why string) {
-	if n.foreign != "" || strings.HasPrefix(found.refused, "load: ") {
-		return wrong, "pushed and deployed, though ONNX Runtime says: " + found.refused + n.foreign
+func (w *walk) askAll(ctx context.Context, c *backend.Case, found truth, protocol string) (verdict, why string) {
+	if c.Foreign != "" || strings.HasPrefix(found.refused, "load: ") {
+		return wrong, "pushed and deployed, though ONNX Runtime says: " + found.refused + c.Foreign
 	}
 	verdict = equal
 	if found.random {
 		verdict = alike
 	}
-	for i, inputs := range n.inputs {
+	for i, inputs := range c.Inputs {
 		plain := protocol != protocols[0] || found.refused == "" && expressible(inputs) && expressible(found.outputs[i])
-		got, err := w.caller.ask(ctx, protocol, n.endpoint(), inputs)
+		got, err := w.caller.ask(ctx, protocol, c.Endpoint(), inputs)
 		if err == nil && found.refused != "" {
 			return wrong, "answered, though ONNX Runtime says: " + found.refused
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/penstock/penstock/internal/ort"
 	"github.com/penstock/penstock/internal/tensor"
+	"github.com/penstock/penstock/test/backend"
 )
 
 // workers is how many workers the server has, and with it the threads that each computes with: a sum may round
@@ -44,14 +45,14 @@ func openReference(t testing.TB) *reference {
 }
 
 // run gives the truth about a case. Cases that tensors cannot ask are only loaded.
-func (r *reference) run(t testing.TB, n *node) truth {
-	session, err := r.runtime.LoadFile(t.Context(), n.path, ort.SessionOptions{})
+func (r *reference) run(t testing.TB, c *backend.Case) truth {
+	session, err := r.runtime.LoadFile(t.Context(), c.Path, ort.SessionOptions{})
 	if err != nil {
 		return truth{refused: "load: " + native(err)}
 	}
 	defer session.Close()
-	found := truth{random: slices.Contains(drawing, n.operator)}
-	for _, inputs := range n.inputs {
+	found := truth{random: slices.Contains(drawing, c.Operator)}
+	for _, inputs := range c.Inputs {
 		first, err := ask(session, inputs)
 		if err != nil {
 			return truth{refused: "run: " + native(err)}
@@ -72,7 +73,7 @@ func (r *reference) run(t testing.TB, n *node) truth {
 func ask(session *ort.Session, inputs []tensor.Tensor) ([]tensor.Tensor, error) {
 	given := make([]ort.Tensor, len(inputs))
 	for i, in := range inputs {
-		number := ort.ElementType(slices.Index(datatypes, in.Type))
+		number := ort.ElementType(slices.Index(backend.Types, in.Type))
 		given[i] = ort.Tensor{Name: in.Name, Type: number, Shape: in.Shape, Data: in.Data}
 	}
 	result, err := session.Run(given, nil, nil)
@@ -82,7 +83,7 @@ func ask(session *ort.Session, inputs []tensor.Tensor) ([]tensor.Tensor, error) 
 	defer result.Release()
 	outputs := make([]tensor.Tensor, len(result.Outputs))
 	for i, out := range result.Outputs {
-		outputs[i] = tensor.Tensor{Name: out.Name, Type: datatypes[out.Type], Shape: slices.Clone(out.Shape), Data: bytes.Clone(out.Data)}
+		outputs[i] = tensor.Tensor{Name: out.Name, Type: backend.Types[out.Type], Shape: slices.Clone(out.Shape), Data: bytes.Clone(out.Data)}
 	}
 	return outputs, nil
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/penstock/penstock/internal/tensor"
+	"github.com/penstock/penstock/test/backend"
 )
 
 // The verdicts on one case in one protocol, in the order of the table's columns.
@@ -52,7 +53,7 @@ func newTally() *tally {
 	return y
 }
 
-func (y *tally) know(n *node, found truth) {
+func (y *tally) know(c *backend.Case, found truth) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	said := "runs"
@@ -61,15 +62,15 @@ func (y *tally) know(n *node, found truth) {
 		said = "does not load"
 	case found.refused != "":
 		said = "loads, but does not run"
-	case n.foreign != "":
+	case c.Foreign != "":
 		said = "loads; not asked to run, as it is not of tensors"
 	}
 	y.truths[said]++
-	if n.foreign != "" {
-		y.foreign[n.foreign]++
+	if c.Foreign != "" {
+		y.foreign[c.Foreign]++
 	}
 	if found.random {
-		y.random = append(y.random, n.name)
+		y.random = append(y.random, c.Name)
 	}
 }
 
@@ -80,7 +81,7 @@ func (y *tally) count(protocol, verdict string) {
 }
 
 // refuse notes a refusal: in which step, by which rule, and the reason that the caller got.
-func (y *tally) refuse(n *node, step, verdict, reason string) {
+func (y *tally) refuse(c *backend.Case, step, verdict, reason string) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	const most = 240 // bytes of a reason, for the page to be readable
@@ -88,7 +89,7 @@ func (y *tally) refuse(n *node, step, verdict, reason string) {
 	if len(reason) > most {
 		reason = strings.ToValidUTF8(reason[:most], "") + " ..."
 	}
-	y.refused = append(y.refused, fmt.Sprintf("%s | %s | %s | %s", n.name, step, verdict, reason))
+	y.refused = append(y.refused, fmt.Sprintf("%s | %s | %s | %s", c.Name, step, verdict, reason))
 }
 
 // table writes the counts, and fails the test when a case is missing in one of them.
@@ -143,7 +144,7 @@ func sortedKeys(m map[string]int) []string {
 }
 
 // compare holds counts and refusals against the page that was reviewed. Of a sample only the lines of its cases count.
-func (y *tally) compare(t *testing.T, table string, asked []*node, rewrite bool) {
+func (y *tally) compare(t *testing.T, table string, asked []*backend.Case, rewrite bool) {
 	t.Helper()
 	slices.Sort(y.refused)
 	head := pageTitle
@@ -165,8 +166,8 @@ func (y *tally) compare(t *testing.T, table string, asked []*node, rewrite bool)
 		t.Errorf("the counts are not those of %s; after a change of libonnx-testdata or ONNX Runtime run with -rewrite and read the difference", golden)
 	}
 	mine := map[string]bool{}
-	for _, n := range asked {
-		mine[n.name] = true
+	for _, c := range asked {
+		mine[c.Name] = true
 	}
 	var want []string
 	for _, line := range strings.Split(strings.TrimSpace(string(page)), "\n") {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -142,6 +143,37 @@ func TestRequestCrashesRuntime(t *testing.T) {
 	}
 	t.Logf("%d of %d requests of others were with the workers that died", l.failed.Load(), l.asked.Load())
 	s.good(t, "digits", 1)
+}
+
+// TestWarmingCrashesRuntime serves a model that the inputs made up for warming kill, and that is right on its own.
+func TestWarmingCrashesRuntime(t *testing.T) {
+	t.Parallel()
+	var g graph
+	g.input("x", onnxInt32, 1)
+	g.initializer("least", onnxInt32, []int64{1}, int32s(math.MinInt32))
+	g.initializer("two", onnxInt32, []int64{1}, int32s(2))
+	g.node("Sub", []string{"x", "two"}, "d") // made-up integers are 1, and the least integer by -1 is SIGFPE
+	g.node("Div", []string{"least", "d"}, "y")
+	g.output("y", onnxInt32, 1)
+	dir := t.TempDir()
+	s := newSite(t, live.Start(t, dir))
+	s.pushAndRelease(t, "quotient", g.model())
+	good := badCall{method: "POST", path: "/v2/models/quotient/infer", body: `{"inputs":[{"name":"x","datatype":"INT32","shape":[1],"data":[5]}]}`}
+	h := &http.Client{Transport: &http.Transport{}}
+	for _, life := range []string{"first", "second"} {
+		resp, body, err := good.send(t.Context(), h, s.HTTP)
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"data":[-715827882]`) {
+			t.Errorf("%s life: %s %v", life, body, err)
+		}
+		workers, err := s.Workers(t.Context())
+		if err != nil || len(workers) == 0 || slices.ContainsFunc(workers, func(w api.Worker) bool { return w.Restarts > 0 }) {
+			t.Errorf("%s life: a serving worker died of it: %+v %v", life, workers, err)
+		}
+		if life == "first" {
+			s.Kill()
+			s = newSite(t, live.Start(t, dir))
+		}
+	}
 }
 
 // TestLoading asks an endpoint whose only model takes seconds to load: in its first release, and after a restart.

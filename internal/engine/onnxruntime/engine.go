@@ -35,6 +35,9 @@ type Config struct {
 	MaxRuns int
 	// MaxWarm is the most bytes that warming makes up as inputs; a model that takes more is not warmed. Default 256 MiB.
 	MaxWarm int64
+	// WarmWait is the longest that warming one model takes; the run is then stopped, which says nothing about real inputs.
+	// Default 10 s.
+	WarmWait time.Duration
 	// CloseWait is how long Close waits for runs that it told to stop; default 10 s.
 	CloseWait time.Duration
 	// Log receives warnings, ONNX Runtime's own too; default slog.Default().
@@ -53,6 +56,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxWarm <= 0 {
 		c.MaxWarm = 256 << 20
+	}
+	if c.WarmWait <= 0 {
+		c.WarmWait = 10 * time.Second
 	}
 	if c.CloseWait <= 0 {
 		c.CloseWait = 10 * time.Second
@@ -240,7 +246,7 @@ func merge(ctx, other context.Context) (context.Context, context.CancelFunc) {
 }
 
 // warm runs the model once on made-up inputs, dynamic dimensions 1, so that the first request does not pay for memory and lazily
-// prepared kernels. A run that fails says nothing about real inputs, so it is only logged.
+// prepared kernels. A run that fails, or does not end, says nothing about real inputs, so it is only logged.
 func (e *Engine) warm(ctx context.Context, in *instance) error {
 	inputs, ok := in.samples(e.config.MaxWarm)
 	if !ok {
@@ -248,7 +254,9 @@ func (e *Engine) warm(ctx context.Context, in *instance) error {
 		return nil
 	}
 	began := time.Now()
-	answer, err := e.infer(ctx, in, engine.Request{Instance: in.name, Inputs: inputs})
+	limited, cancel := context.WithTimeout(ctx, e.config.WarmWait)
+	defer cancel()
+	answer, err := e.infer(limited, in, engine.Request{Instance: in.name, Inputs: inputs})
 	answer.Release()
 	in.loaded.WarmTime = time.Since(began)
 	in.forget()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
@@ -197,6 +198,22 @@ func TestRuntimeErrorIsTheRequestsFault(t *testing.T) {
 	stats, err := e.Stats(t.Context())
 	if err != nil || stats.Instances[0].Requests != 2 || stats.Instances[0].Failures != 1 || !strings.HasPrefix(stats.Runtime, "onnxruntime 1.") {
 		t.Errorf("Stats: %+v, %v", stats, err)
+	}
+}
+
+// TestWarmingEnds loads a model that turns for ever on the inputs that warming makes up, where booleans are true.
+func TestWarmingEnds(t *testing.T) {
+	m := orttest.Count()
+	m.Graph.Nodes[0].Inputs = []string{"", "n", "x"} // no count of turns: only the condition ends them
+	m.Graph.Inputs[0].Type, m.Graph.Initializers = orttest.Bool, nil
+	e := onnxruntime.New(onnxruntime.Config{CacheDir: t.TempDir(), IntraThreads: 2, WarmWait: time.Millisecond})
+	if _, err := load(t, e, m); err != nil {
+		t.Fatal(err)
+	}
+	no := tensor.Tensor{Name: "n", Type: tensor.Bool, Shape: []int64{}, Data: []byte{0}}
+	answer, err := infer(t, e, no, tensor.FromFloat32("x", []int64{1}, []float32{7}))
+	if err != nil || !slices.Equal(answer.Outputs[0].Float32s(), []float32{7}) {
+		t.Errorf("%+v, %v", answer, err)
 	}
 }
 

@@ -39,6 +39,7 @@ func FuzzDecodeJSON(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
+	corpus(f, func(body, _ []byte, _ int, _ []byte) { f.Add(body) })
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var r oip.Request
 		if err := r.DecodeHTTP(body, -1); err != nil {
@@ -57,6 +58,7 @@ func FuzzDecodeBinary(f *testing.F) {
 	head = `{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":5}},{"name":"b","shape":[1],"datatype":"BOOL","parameters":{"binary_data_size":1}}]}`
 	f.Add([]byte(head+"\x01\x00\x00\x00a\x01"), len(head))
 	f.Add([]byte(head), 0)
+	corpus(f, func(_, body []byte, header int, _ []byte) { f.Add(body, header) })
 	f.Fuzz(func(t *testing.T, body []byte, header int) {
 		var r oip.Request
 		if err := r.DecodeHTTP(body, header); err == nil {
@@ -83,6 +85,7 @@ func FuzzDecodeProto(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	corpus(f, func(_, _ []byte, _ int, message []byte) { f.Add(message) })
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r oip.Request
 		if err := r.DecodeProto(b); err != nil {

@@ -1,4 +1,6 @@
-package conformance_test
+// Package backend reads the ONNX project's own cases for backends, as Debian's package libonnx-testdata brings them: about
+// a thousand small models, each with inputs. It does not run them. It is for tests and the corpora of fuzz targets.
+package backend
 
 import (
 	"encoding/binary"
@@ -15,54 +17,71 @@ import (
 	"github.com/penstock/penstock/internal/tensor"
 )
 
-// cases is where Debian's libonnx-testdata puts the ONNX project's own cases for backends, one folder per case.
-const cases = "/usr/share/libonnx-testdata/data/node"
+// Folder is where the package puts the cases, one folder for each.
+const Folder = "/usr/share/libonnx-testdata/data/node"
 
-// node is one case: a model of mostly one operator, and sets of inputs for it.
-type node struct {
-	name     string // of the folder, without the "test_" that all have; also the name of model and endpoint, in lower case
-	path     string // of the model
-	model    []byte
-	operator string // of the first node
-	foreign  string // why it cannot be asked by tensors: "sequence input"; empty when it can
-	inputs   [][]tensor.Tensor
+// Case is one folder: a model of mostly one operator, and sets of inputs for it.
+type Case struct {
+	Name     string // of the folder, without the "test_" that all have
+	Path     string // of the model
+	Model    []byte
+	Operator string            // of the first node
+	Foreign  string            // why it cannot be asked by tensors: "sequence input"; empty when it can
+	Inputs   [][]tensor.Tensor // of each data set; none when Foreign
 }
 
-// endpoint is the case's name as a name of the server.
-func (n *node) endpoint() string { return strings.ToLower(n.name) }
+// Endpoint is the case's name as a name of the server: in lower case.
+func (c *Case) Endpoint() string { return strings.ToLower(c.Name) }
 
-// readCases reads every folder. A folder that this reader does not understand fails the test: nothing is left out.
-func readCases(t testing.TB) []*node {
+// Read reads every folder. One that it does not understand fails the test: nothing is left out.
+func Read(t testing.TB) []*Case {
 	t.Helper()
-	folders, err := os.ReadDir(cases)
+	folders, err := os.ReadDir(Folder)
 	if err != nil {
 		t.Fatalf("%v: the cases come with Debian's package libonnx-testdata; run `make system-packages`", err)
 	}
 	seen := map[string]bool{}
-	all := make([]*node, 0, len(folders))
+	all := make([]*Case, 0, len(folders))
 	for _, folder := range folders {
-		n, err := readCase(filepath.Join(cases, folder.Name()))
+		c, err := readCase(filepath.Join(Folder, folder.Name()))
 		if err != nil {
 			t.Fatalf("%s: %v", folder.Name(), err)
 		}
-		if seen[n.endpoint()] {
-			t.Fatalf("two cases are named %s", n.endpoint())
+		if seen[c.Endpoint()] {
+			t.Fatalf("two cases are named %s", c.Endpoint())
 		}
-		seen[n.endpoint()] = true
-		all = append(all, n)
+		seen[c.Endpoint()] = true
+		all = append(all, c)
 	}
 	return all
 }
 
-func readCase(folder string) (*node, error) {
-	n := &node{name: strings.TrimPrefix(filepath.Base(folder), "test_"), path: filepath.Join(folder, "model.onnx")}
+// Corpus gives seeds for a fuzz target: the first two cases of each operator, as more of them would take longer to look at
+// than a short run of a target has. It gives nothing when the package is not installed.
+func Corpus(t testing.TB) []*Case {
+	t.Helper()
+	if _, err := os.Stat(Folder); errors.Is(err, os.ErrNotExist) {
+		t.Logf("no cases of ONNX among the seeds: libonnx-testdata is not installed")
+		return nil
+	}
+	some, had := []*Case{}, map[string]int{}
+	for _, c := range Read(t) {
+		if had[c.Operator]++; had[c.Operator] <= 2 {
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+func readCase(folder string) (*Case, error) {
+	c := &Case{Name: strings.TrimPrefix(filepath.Base(folder), "test_"), Path: filepath.Join(folder, "model.onnx")}
 	var err error
-	if n.model, err = os.ReadFile(n.path); err != nil {
+	if c.Model, err = os.ReadFile(c.Path); err != nil {
 		return nil, err
 	}
-	names, types, err := n.outline()
-	if err != nil || n.foreign != "" {
-		return n, err
+	names, types, err := c.outline()
+	if err != nil || c.Foreign != "" {
+		return c, err
 	}
 	sets, err := filepath.Glob(filepath.Join(folder, "test_data_set_*"))
 	if err != nil || len(sets) == 0 {
@@ -89,15 +108,15 @@ func readCase(folder string) (*node, error) {
 			input.Name = name
 			inputs = append(inputs, input)
 		}
-		n.inputs = append(n.inputs, inputs)
+		c.Inputs = append(c.Inputs, inputs)
 	}
-	return n, nil
+	return c, nil
 }
 
 // outline reads names and types of the model's inputs, and whether inputs and outputs are tensors.
-func (n *node) outline() (inputs []string, types []tensor.Type, err error) {
+func (c *Case) outline() (inputs []string, types []tensor.Type, err error) {
 	const graphField, nodeField, inputField, outputField = 7, 1, 11, 12
-	err = each(n.model, func(field protowire.Number, _ uint64, graph []byte) error {
+	err = each(c.Model, func(field protowire.Number, _ uint64, graph []byte) error {
 		if field != graphField {
 			return nil
 		}
@@ -105,16 +124,16 @@ func (n *node) outline() (inputs []string, types []tensor.Type, err error) {
 			switch field {
 			case nodeField:
 				return each(part, func(field protowire.Number, _ uint64, text []byte) error {
-					if field == 4 && n.operator == "" {
-						n.operator = string(text)
+					if field == 4 && c.Operator == "" {
+						c.Operator = string(text)
 					}
 					return nil
 				})
 			case inputField, outputField:
 				name, kind, datatype, err := value(part)
 				role := map[protowire.Number]string{inputField: "input", outputField: "output"}[field]
-				if kind != "tensor" && n.foreign == "" {
-					n.foreign = kind + " " + role
+				if kind != "tensor" && c.Foreign == "" {
+					c.Foreign = kind + " " + role
 				}
 				if field == inputField {
 					inputs, types = append(inputs, name), append(types, datatype)
@@ -141,8 +160,8 @@ func value(part []byte) (name, kind string, datatype tensor.Type, err error) {
 				}
 				kind = kinds[field]
 				return each(held, func(field protowire.Number, number uint64, _ []byte) error {
-					if field == 1 && number < uint64(len(datatypes)) {
-						datatype = datatypes[number]
+					if field == 1 && number < uint64(len(Types)) {
+						datatype = Types[number]
 					}
 					return nil
 				})
@@ -189,8 +208,8 @@ func each(message []byte, visit func(field protowire.Number, number uint64, cont
 	return nil
 }
 
-// datatypes are the protocol's names of ONNX's element types, by ONNX's number.
-var datatypes = []tensor.Type{1: tensor.FP32, 2: tensor.Uint8, 3: tensor.Int8, 4: tensor.Uint16, 5: tensor.Int16, 6: tensor.Int32,
+// Types are the protocol's names of ONNX's element types, by ONNX's number.
+var Types = []tensor.Type{1: tensor.FP32, 2: tensor.Uint8, 3: tensor.Int8, 4: tensor.Uint16, 5: tensor.Int16, 6: tensor.Int32,
 	7: tensor.Int64, 8: tensor.Bytes, 9: tensor.Bool, 10: tensor.FP16, 11: tensor.FP64, 12: tensor.Uint32, 13: tensor.Uint64, 16: tensor.BF16}
 
 // readTensor reads a TensorProto: its content is raw bytes or numbers in a field that depends on the type.
@@ -214,8 +233,8 @@ func readTensor(message []byte) (tensor.Tensor, error) {
 				t.Shape = append(t.Shape, int64(size))
 			}
 		case 2:
-			if number < uint64(len(datatypes)) {
-				t.Type = datatypes[number]
+			if number < uint64(len(Types)) {
+				t.Type = Types[number]
 			}
 		case 4, 10:
 			floats = append(floats, content...)
