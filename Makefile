@@ -35,11 +35,11 @@ fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
 	scripts/fuzz.sh
 
 .PHONY: interop
-interop: build system-packages ## Run clients that we did not write (PyPI) against a server
+interop: build system-packages ## Run clients that we did not write, and some in other languages, against a server
 	test/interop/run.sh
 
 .PHONY: bench
-bench: build ## Measure against the bare runtime in one run; writes a table
+bench: build ## Measure against the bare runtime, then under wrk and ghz; writes tables
 	test/load/bench.sh
 
 .PHONY: soak
