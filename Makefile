@@ -16,7 +16,11 @@ help: ## Print the targets
 .PHONY: build
 build: bin/penstock ## Build bin/penstock with ONNX Runtime inside
 
-bin/penstock: $(ONNXRUNTIME_LIB) $(GO_FILES) $(shell git ls-files internal cmd 2>/dev/null)
+.PHONY: compiler
+compiler:
+	@scripts/system-packages.sh build
+
+bin/penstock: $(ONNXRUNTIME_LIB) $(GO_FILES) $(shell git ls-files internal cmd 2>/dev/null) | compiler
 	go build -trimpath -ldflags "-X main.stamped=$(VERSION)" -o $@ ./cmd/penstock
 
 .PHONY: run
@@ -24,7 +28,7 @@ run: build ## Start a server on loopback with the demo models, and print calls t
 	@scripts/run-demo.sh
 
 .PHONY: test
-test: build system-packages ## Run all tests, with real PostgreSQL and real worker processes
+test: system-packages build ## Run all tests, with real PostgreSQL and real worker processes
 	go vet ./...
 	go test -timeout 20m ./...
 	go test -race -short -timeout 20m ./...
@@ -34,8 +38,12 @@ test: build system-packages ## Run all tests, with real PostgreSQL and real work
 fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
 	scripts/fuzz.sh
 
+.PHONY: conformance
+conformance: $(ONNXRUNTIME_LIB) system-packages ## Run the ONNX project's own cases through every protocol; prints the counts
+	go test -count=1 -v -run TestEveryCase ./test/conformance
+
 .PHONY: interop
-interop: build system-packages ## Run clients that we did not write, and some in other languages, against a server
+interop: system-packages build ## Run clients that we did not write, and some in other languages, against a server
 	test/interop/run.sh
 
 .PHONY: bench
@@ -61,7 +69,7 @@ bin/golangci-lint: tools/go.mod tools/go.sum
 
 .PHONY: system-packages
 system-packages:
-	@scripts/system-packages.sh
+	@scripts/system-packages.sh test
 
 .PHONY: clean
 clean: ## Remove what was built; keeps the data directory

@@ -84,6 +84,7 @@ type Traffic struct {
 	History  []RevisionNumber `json:"history,omitempty" doc:"Revisions that served, oldest first, without those rolled back; the last is current."`
 	Warm     []RevisionNumber `json:"warm,omitempty" doc:"Revisions kept loaded beside the current one."`
 	Changed  Time             `json:"changed" doc:"When traffic last moved."`
+	Unloaded bool             `json:"unloaded,omitempty" doc:"Whether the endpoint was unloaded: its replicas are let go and it answers nothing until it is loaded, deployed or rolled back."`
 }
 
 // Status says what the fleet has made of an endpoint's current revision.

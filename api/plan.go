@@ -13,12 +13,13 @@ type EndpointKey struct {
 	Endpoint EndpointName
 }
 
-// PlanEndpoint is one endpoint of a plan. Variants is empty when nothing was ever released.
+// PlanEndpoint is one endpoint of a plan. Variants is empty when nothing was ever released, and while it is unloaded.
 type PlanEndpoint struct {
 	Key      EndpointKey
 	Revision RevisionNumber
 	Salt     string // of the split; constant for the endpoint, so that units stay where they are between revisions
 	Sticky   bool
+	Unloaded bool // somebody let its replicas go; then there are no variants
 	Variants []PlanVariant
 }
 

@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# Sees to it that the Debian packages which the tests need are there: installs them when root, else names them.
+# Sees to it that the Debian packages which a target needs are there: installs them when root, else names them in one line.
+#   system-packages.sh build    a C compiler, for the binding to ONNX Runtime
+#   system-packages.sh test     also PostgreSQL, ONNX's own cases, Python environments and curl, for the tests
 set -euo pipefail
 missing=()
-[ -x "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | tail -n 1)" ] || missing+=(postgresql)
-command -v curl >/dev/null || missing+=(curl)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
-python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if [ "${1:-test}" = test ]; then
+	[ -x "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | tail -n 1)" ] || missing+=(postgresql)
+	[ -d /usr/share/libonnx-testdata/data/node ] || missing+=(libonnx-testdata)
+	command -v curl >/dev/null || missing+=(curl)
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+fi
+for tool in go node npm python3; do
+	command -v "$tool" >/dev/null || { echo "$tool is not installed; Penstock is built with Go 1.26, Node with npm, Python 3 and make" >&2; exit 1; }
+done
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ]; then
 	echo "missing Debian packages: run  sudo apt-get install ${missing[*]}  and try again" >&2

@@ -58,6 +58,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.IntVar(&cfg.TraceEvery, "trace-every", 100, "trace one of so many requests that bring no trace context; -1 traces none of them")
 	f.StringVar(&cfg.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&cfg.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&cfg.NoTritonMetrics, "no-triton-metrics", false, "leave the nv_inference_* metrics out")
 	f.BoolVar(&cfg.PrintAddresses, "print-addresses", false, "print the addresses as one line of JSON when ready")
 	f.IntVar(&cfg.ReadyFD, "ready-fd", 0, "file descriptor to write the addresses to when ready")
 }

@@ -21,6 +21,7 @@ type Config struct {
 	BodyGrace       time.Duration // before the body's minimum rate counts; default 10 s
 	BodyBytesPerSec int64         // minimum rate of a body; default 1 KiB/s
 	MessageTimeout  time.Duration // for the first message of a gRPC call to arrive whole; default 2 min
+	StreamIdle      time.Duration // longest wait for the next message of a stream with nothing in hand; default 10 min
 	WriteTimeout    time.Duration // for one write of at most 1 MiB of an answer; default 30 s
 }
 
@@ -39,6 +40,7 @@ func DefaultConfig() Config {
 		BodyGrace:       10 * time.Second,
 		BodyBytesPerSec: 1 << 10,
 		MessageTimeout:  2 * time.Minute,
+		StreamIdle:      10 * time.Minute,
 		WriteTimeout:    30 * time.Second,
 	}
 }
@@ -63,6 +65,7 @@ func (c Config) Validate() error {
 	positive("BodyGrace", int64(c.BodyGrace))
 	positive("BodyBytesPerSec", c.BodyBytesPerSec)
 	positive("MessageTimeout", int64(c.MessageTimeout))
+	positive("StreamIdle", int64(c.StreamIdle))
 	positive("WriteTimeout", int64(c.WriteTimeout))
 	if c.TensorBytes > math.MaxInt32 {
 		faults = append(faults, fmt.Errorf("TensorBytes is %d, a gRPC message ends at %d", c.TensorBytes, math.MaxInt32))

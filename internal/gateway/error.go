@@ -113,6 +113,11 @@ func (s *Server) status(ctx context.Context, method string, err error) error {
 	return status.Error(Code(e), text(e))
 }
 
+// Explain gives the text of a gRPC error for answers that carry it inside a message.
+func (s *Server) Explain(ctx context.Context, method string, err error) string {
+	return status.Convert(s.status(ctx, method, err)).Message()
+}
+
 // note logs the faults that are ours.
 func (s *Server) note(ctx context.Context, e *api.Error, what, requestID string) {
 	if e.Kind() == api.Internal {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
@@ -18,7 +19,7 @@ import (
 // admission is what the door found out about a gRPC call: who calls, and the clock that its first message runs against.
 type admission struct {
 	principal *api.Principal
-	arrival   *time.Timer
+	arrival   *time.Timer // ends the call
 }
 
 // admissionKey finds the admission in a call's context.
@@ -38,6 +39,25 @@ func arrived(ctx context.Context) {
 		a.arrival.Stop()
 	}
 }
+
+// Authorize resolves the caller of a gRPC call anew: a stream may live longer than its key.
+func (s *Server) Authorize(ctx context.Context) (*api.Principal, error) {
+	return s.guard.Authenticate(metadata.ValueFromIncomingContext(ctx, "authorization"))
+}
+
+// Limit ends the call unless stop is called within the time that an answer of size bytes has to be taken by the caller: a
+// write's time-out for each MiB.
+func (s *Server) Limit(ctx context.Context, size int) (stop func() bool) {
+	a, ok := ctx.Value(admissionKey{}).(*admission)
+	if !ok {
+		return func() bool { return false }
+	}
+	a.arrival.Reset(time.Duration(1+size>>20) * s.config.WriteTimeout)
+	return a.arrival.Stop
+}
+
+// smallAnswer is what gRPC takes from a handler without waiting for the caller to read.
+const smallAnswer = 32 << 10
 
 // tap sees every call when its metadata has come and its message has not: whoever has no key is turned away before anything
 // is kept for them, and who announces a message must send it.
@@ -60,6 +80,11 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	defer s.recovered(ctx, info.FullMethod, &err)
 	arrived(ctx)
 	answer, err = next(ctx, req)
+	if sized, ok := answer.(interface{ Size() int }); ok && sized.Size() > smallAnswer {
+		// gRPC sends it after this returns, and its context ends then: a caller that does not read is cut off.
+		stop := s.Limit(ctx, sized.Size())
+		context.AfterFunc(ctx, func() { stop() })
+	}
 	return answer, s.status(ctx, info.FullMethod, err)
 }
 
@@ -73,9 +98,14 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 // recovered turns a panic into an internal error: one request fails, the server does not.
 func (s *Server) recovered(ctx context.Context, method string, err *error) {
 	if p := recover(); p != nil {
-		cause := fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		*err = s.status(ctx, method, api.Fail(api.CodeInternal, "", "internal error").Because(cause))
+		*err = s.status(ctx, method, Panicked(p))
 	}
+}
+
+// Panicked is the error of a request whose handling panicked; p is what was recovered.
+func Panicked(p any) error {
+	cause := fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	return api.Fail(api.CodeInternal, "", "internal error").Because(cause)
 }
 
 // health answers grpc.health.v1 from the server's own readiness.

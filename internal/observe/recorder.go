@@ -44,7 +44,8 @@ type Config struct {
 	Followers   int // followers at the same time; default 256
 	FollowerLag int // lines that may wait for one follower before it loses some; default 256
 
-	Series int // label sets of the request metrics, and a quarter as many per tenant; more share the label "other"; default 2,000
+	Series    int  // label sets of the request metrics, and a quarter as many per tenant; more share the label "other"; also versions in the statistics; default 2,000
+	NoAliases bool // leave out the statistics as nv_inference_* metrics
 
 	OTLP         string        // collector: http://, https://, grpc:// or grpcs:// URL; empty makes no spans
 	TraceEvery   int           // one trace of so many exchanges that bring no context, beside all failures of ours; -1 none; default 100
@@ -90,9 +91,11 @@ type Recorder struct {
 	handler http.Handler
 	tracer  *tracer // nil without a collector
 
-	draining sync.Mutex // one drain at a time: guards history's writes, the ring's spares and the metrics' cache
+	draining sync.Mutex // one drain at a time: guards history's writes, the statistics, the ring's spares and the metrics' cache
 	history  *history
 	audience *audience
+
+	statistics *statistics
 }
 
 // New makes a recorder; it fails only on a collector URL that cannot be one.
@@ -101,6 +104,7 @@ func New(cfg Config) (*Recorder, error) {
 	r := &Recorder{cfg: cfg, bell: make(chan struct{}, 1)}
 	r.ring.init(cfg.Ring)
 	r.history = newHistory(cfg.Keep, cfg.KeepTenants)
+	r.statistics = newStatistics(cfg.Series)
 	r.audience = newAudience(cfg.Followers, cfg.FollowerLag)
 	if cfg.OTLP != "" {
 		t, err := newTracer(cfg)
@@ -110,6 +114,9 @@ func New(cfg Config) (*Recorder, error) {
 		r.tracer = t
 	}
 	r.metrics = newMetrics(cfg, r)
+	if !cfg.NoAliases {
+		r.metrics.registry.MustRegister(newAliases(r))
+	}
 	r.handler = r.metrics.handler(cfg.Log)
 	return r, nil
 }
@@ -178,6 +185,7 @@ func (r *Recorder) take(e *api.Exchange) {
 		r.tracer.choose(e)
 	}
 	r.metrics.observe(e)
+	r.statistics.add(e)
 	r.history.add(e)
 	r.audience.tell(e)
 	if r.tracer != nil && e.Sampled {

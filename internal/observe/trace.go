@@ -41,8 +41,8 @@ type tracer struct {
 	batch    int
 	interval time.Duration
 	timeout  time.Duration
-	every    int // one trace of so many exchanges that bring none; the drain's alone, as is count
-	count    int
+	every    atomic.Int64 // one trace of so many exchanges that bring none; negative for none
+	count    int64        // the drain's alone
 
 	sent, dropped atomic.Uint64
 }
@@ -52,12 +52,14 @@ func newTracer(cfg Config) (*tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tracer{client: client, log: newSparse(cfg.Log),
+	t := &tracer{client: client, log: newSparse(cfg.Log),
 		resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{
 			text("service.name", "penstock"), text("service.version", cfg.Version)}},
 		scope: &commonpb.InstrumentationScope{Name: "github.com/penstock/penstock", Version: cfg.Version},
 		queue: make(chan *tracepb.Span, cfg.SpanQueue), quit: make(chan struct{}),
-		batch: cfg.SpanBatch, interval: cfg.SpanInterval, timeout: cfg.SpanTimeout, every: cfg.TraceEvery}, nil
+		batch: cfg.SpanBatch, interval: cfg.SpanInterval, timeout: cfg.SpanTimeout}
+	t.every.Store(int64(cfg.TraceEvery))
+	return t, nil
 }
 
 // ownTransport is the HTTP client with connections of its own, which end with it instead of staying behind in the
@@ -116,14 +118,35 @@ func newCollector(cfg Config) (collector, error) {
 // choose gives a trace to exchanges that brought none: to every failure that is not the caller's, and to one of every
 // so many others, the first included. A caller that sent a trace context has decided for itself.
 func (t *tracer) choose(e *api.Exchange) {
-	if e.TraceID != "" || t.every < 0 {
+	every := t.every.Load()
+	if e.TraceID != "" || every < 0 {
 		return
 	}
 	t.count++
-	e.Sampled = t.count%t.every == 1%t.every || ourFault(e.Code)
+	e.Sampled = t.count%every == 1%every || ourFault(e.Code)
 	if e.Sampled {
 		e.TraceID = hex.EncodeToString(append(newSpanID(), newSpanID()...))
 	}
+}
+
+// TraceEvery tells of how many exchanges that bring no context one is traced, -1 for none; ok is false without a collector.
+func (r *Recorder) TraceEvery() (every int, ok bool) {
+	if r.tracer == nil {
+		return -1, false
+	}
+	return int(r.tracer.every.Load()), true
+}
+
+// SetTraceEvery changes it, from the next exchange on: -1 for none, or 1 and more. It reports whether there is a collector.
+func (r *Recorder) SetTraceEvery(every int) bool {
+	if r.tracer == nil {
+		return false
+	}
+	if every < 1 {
+		every = -1
+	}
+	r.tracer.every.Store(int64(every))
+	return true
 }
 
 // ourFault reports failures that somebody who runs the server will want to look into.

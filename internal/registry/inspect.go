@@ -47,7 +47,7 @@ func describe(m *onnx.Model) (graph, error) {
 	for _, value := range m.FreeInputs() {
 		spec, ok := tensorSpec(value)
 		if !ok || !value.Ranked {
-			return graph{}, api.Fail(api.CodeModelRefused, "", "the input %q is a %s of %s, which cannot be sent as a tensor of known rank",
+			return graph{}, api.Fail(api.CodeModelRefused, "", "the input %q is of the kind %s (%s), which cannot be sent as a tensor of known rank",
 				shown(value.Name), value.Kind, value.Type).WithCure("Export the model with dense tensor inputs that have a shape.")
 		}
 		g.signature.Inputs = append(g.signature.Inputs, spec)

@@ -20,6 +20,7 @@ type Store interface {
 	AllEndpoints(ctx context.Context) ([]api.Endpoint, error)
 	StartRelease(ctx context.Context, spec api.EndpointSpec, ifGeneration int64, rev api.Revision, rel api.Release) (api.Endpoint, error)
 	SaveRelease(ctx context.Context, rel api.Release, traffic *api.Traffic) error
+	SaveTraffic(ctx context.Context, ev api.Event, e api.EndpointName, traffic api.Traffic) error
 	DeleteEndpoint(ctx context.Context, t api.TenantID, e api.EndpointName, at api.Time, by string) error
 	Revision(ctx context.Context, t api.TenantID, e api.EndpointName, n api.RevisionNumber) (api.Revision, error)
 	Revisions(ctx context.Context, t api.TenantID, e api.EndpointName, before api.RevisionNumber, limit int) ([]api.Revision, error)
@@ -78,6 +79,8 @@ type endpoint struct {
 	recording    bool          // active is being written for the first time
 	ended        *api.Release  // the last one that ended, for those who wait for it
 	effective    int64         // number of the last one whose end the data plane has seen
+	load         *load         // makes an unloaded endpoint serve again; nil when nobody asked
+	refused      string        // why the last load failed
 	unsaved      []api.Release // rollbacks in effect that the database does not hold yet; oldest first
 	writing      chan struct{} // holds one token while this endpoint's records are written, so that they land in order; taken before mu
 }
@@ -192,13 +195,14 @@ func (c *Controller) FleetChanged() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, e := range c.endpoints {
-		if e.active != nil {
+		if e.active != nil || e.load != nil {
 			c.loop.Hint(key)
 		}
 	}
 }
 
-// want tells the fleet what must be loaded: for every endpoint the current revision, the warm ones and the next one.
+// want tells the fleet what must be loaded: for every endpoint the current revision, the warm ones and the next one; of
+// an unloaded one the next alone.
 func (c *Controller) want() {
 	c.wanting.Lock()
 	defer c.wanting.Unlock()
@@ -206,8 +210,11 @@ func (c *Controller) want() {
 	now := c.Now()
 	wants := map[string]api.Want{}
 	for _, e := range c.endpoints {
-		loaded := []api.RevisionNumber{e.Traffic.Current}
-		if now.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow {
+		var loaded []api.RevisionNumber
+		if !e.Traffic.Unloaded || e.load != nil {
+			loaded = append(loaded, e.Traffic.Current)
+		}
+		if !e.Traffic.Unloaded && now.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow {
 			loaded = append(loaded, e.Traffic.Warm...)
 		}
 		if e.active != nil {
@@ -255,11 +262,13 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 		return 0, err
 	}
 	c.mu.Lock()
-	rel, recording := e.active, e.recording
+	rel, recording, open := e.active, e.recording, e.load
 	until := c.RollbackWindow - c.Now().Sub(e.Traffic.Changed.Std())
 	idle := len(e.Traffic.Warm) > 0
 	c.mu.Unlock()
 	switch {
+	case rel == nil && open != nil:
+		return recheck, c.carry(ctx, key, e, open)
 	case rel == nil && idle && until > 0:
 		return until, nil
 	case rel == nil:

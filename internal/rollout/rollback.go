@@ -23,7 +23,7 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 	}
 
 	c.mu.Lock()
-	if e.Traffic.Current == rev.Number && e.active == nil {
+	if e.Traffic.Current == rev.Number && e.active == nil && !e.Traffic.Unloaded {
 		c.mu.Unlock()
 		return api.Release{}, api.Fail(api.CodeExists, string(name), "revision %d serves already", rev.Number).
 			WithCure("Name another revision; see them with `penstock rollout status %s`.", name)

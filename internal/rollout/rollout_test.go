@@ -102,6 +102,18 @@ func (d *database) SaveRelease(ctx context.Context, rel api.Release, traffic *ap
 	return nil
 }
 
+func (d *database) SaveTraffic(ctx context.Context, _ api.Event, e api.EndpointName, traffic api.Traffic) error {
+	unlock, err := d.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ep := d.endpoints[e]
+	ep.Traffic = traffic
+	d.endpoints[e] = ep
+	return nil
+}
+
 func (d *database) DeleteEndpoint(ctx context.Context, _ api.TenantID, e api.EndpointName, _ api.Time, _ string) error {
 	unlock, err := d.write(ctx)
 	if err != nil {
@@ -511,7 +523,7 @@ func TestWeightsLeftOut(t *testing.T) {
 	}
 }
 
-// TestRandomWalk takes random steps - deploys, rollbacks, aborts, faults of database and fleet, restarts - beside a
+// TestRandomWalk takes random steps - deploys, rollbacks, loads, unloads, faults of database and fleet, restarts - beside a
 // plain model: a stack of the versions that served. What was acknowledged must serve, also after a restart.
 func TestRandomWalk(t *testing.T) {
 	seed := rand.Uint64()
@@ -526,9 +538,9 @@ func walk(t *testing.T, random *rand.Rand, round int) {
 	b := start(t, newDatabase(), t.TempDir())
 	defer func() { b.stop() }()
 	var stack []int // versions that served, the last serves
-	broken := false
+	broken, off, there := false, false, false
 	for step := range 60 {
-		switch pick := random.IntN(10); {
+		switch pick := random.IntN(13); {
 		case pick < 4:
 			version := 1 + random.IntN(9)
 			rel, err := b.Deploy(t.Context(), someone, "e", spec(version), -1, "")
@@ -538,12 +550,13 @@ func walk(t *testing.T, random *rand.Rand, round int) {
 			if err != nil {
 				break
 			}
+			there = true
 			rel, err = b.Await(t.Context(), "default", "e", rel.Number)
 			if want := map[bool]api.ReleaseState{true: api.ReleaseFailed, false: api.ReleaseSucceeded}[version == 9]; err != nil || rel.State != want {
 				t.Fatalf("round %d step %d: deploy of %d ended %s, %v", round, step, version, rel.State, err)
 			}
 			if version != 9 {
-				stack = append(stack, version)
+				stack, off = append(stack, version), false
 			}
 		case pick < 7:
 			_, err := b.Rollback(t.Context(), someone, "e", 0, "")
@@ -552,7 +565,7 @@ func walk(t *testing.T, random *rand.Rand, round int) {
 				t.Fatalf("round %d step %d: rollback with stack %v: %v", round, step, stack, err)
 			}
 			if err == nil {
-				stack = stack[:len(stack)-1]
+				stack, off = stack[:len(stack)-1], false
 			}
 		case pick < 8:
 			broken = !broken
@@ -562,11 +575,24 @@ func walk(t *testing.T, random *rand.Rand, round int) {
 			b.db.set(nil, false)
 			broken = false
 			b = start(t, b.db, b.journal)
+		case pick < 11:
+			err := b.Unload(t.Context(), someone, "e")
+			// A rollback that the journal alone holds has to reach the database first, so a broken one may refuse more.
+			if must := there && !broken; must != (err == nil) && (err == nil) != (there && (off || len(stack) == 0)) {
+				t.Fatalf("round %d step %d: unload with stack %v, broken=%v, off=%v: %v", round, step, stack, broken, off, err)
+			}
+			off = off || err == nil && len(stack) > 0
+		case pick < 12:
+			err := b.Load(t.Context(), someone, "e")
+			if must := len(stack) > 0 && (!broken || !off); must != (err == nil) && (!broken || off) {
+				t.Fatalf("round %d step %d: load with stack %v, broken=%v, off=%v: %v", round, step, stack, broken, off, err)
+			}
+			off = off && err != nil
 		default:
 			<-time.After(time.Duration(random.IntN(30)) * time.Hour)
 		}
 		want := 0
-		if len(stack) > 0 {
+		if len(stack) > 0 && !off {
 			want = stack[len(stack)-1]
 		}
 		if got := b.serving("e"); int(got) != want {

@@ -19,7 +19,8 @@ func (c *Controller) Routes() []api.PlanEndpoint {
 			continue // its first record is still being written
 		}
 		r := api.PlanEndpoint{Key: key, Salt: string(key.Tenant) + "/" + string(key.Endpoint)}
-		if rev := e.revisions[e.Traffic.Current]; rev != nil {
+		r.Unloaded = e.Traffic.Unloaded
+		if rev := e.revisions[e.Traffic.Current]; rev != nil && !r.Unloaded {
 			r.Revision, r.Sticky = rev.Number, rev.Sticky || len(rev.Variants) > 1
 			r.Variants = make([]api.PlanVariant, len(rev.Variants))
 			for i, v := range rev.Variants {
@@ -41,6 +42,10 @@ func (c *Controller) Endpoint(_ context.Context, t api.TenantID, name api.Endpoi
 	}
 	ep, rev := e.Endpoint, e.revisions[e.Traffic.Current]
 	c.mu.Unlock()
+	if ep.Traffic.Unloaded {
+		ep.Status = api.Status{Problems: []string{unloaded}}
+		return ep, nil
+	}
 	ep.Status = c.status(rev)
 	return ep, nil
 }
@@ -205,6 +210,7 @@ func (c *Controller) Delete(ctx context.Context, p *api.Principal, name api.Endp
 	}
 	c.mu.Lock()
 	delete(c.endpoints, key)
+	c.endLoad(e, endpointNotFound(name))
 	c.notify()
 	c.mu.Unlock()
 	c.removeJournal(key.Tenant, name)

@@ -153,10 +153,17 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 			lost++
 		case api.Is(err, api.CodeNotLoaded):
 		default:
-			return nil, err
+			return nil, about(err, c)
 		}
 		to.failed = append(to.failed, r.Replica)
 	}
+}
+
+// about names the endpoint in an engine's error: the engine knows only the instance's name, which says nothing to callers.
+func about(err error, c *Call) error {
+	told := *api.AsError(err)
+	told.Subject = string(c.Endpoint)
+	return &told
 }
 
 func (p *Path) send(ctx context.Context, c *Call, r *replica) (*engine.Answer, error) {

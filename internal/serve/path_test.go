@@ -138,6 +138,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestErrorsNameTheEndpoint turns the instance's name in an engine's error, a digest, into the name that the caller used.
+func TestErrorsNameTheEndpoint(t *testing.T) {
+	p, f, _ := newPath()
+	f.add("w").answer = func(_ context.Context, req engine.Request) (*engine.Answer, error) {
+		return nil, api.Fail(api.CodeSignatureMismatch, req.Instance, "input %q is missing", "x")
+	}
+	p.SetPlan(plan(false, arm("a", 1, 1, "w")))
+	_, err := p.Infer(t.Context(), call())
+	if e := api.AsError(err); e.Code != api.CodeSignatureMismatch || e.Subject != "e" || e.Message != `input "x" is missing` {
+		t.Errorf("got %+v", e)
+	}
+}
+
 func TestStickyUnitsAndWeights(t *testing.T) {
 	p, f, _ := newPath()
 	f.add("w")

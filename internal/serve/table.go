@@ -110,6 +110,9 @@ func (t *table) route(c *Call) (*variant, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Unloaded {
+		return nil, off(c.Endpoint)
+	}
 	if len(r.variants) == 0 {
 		return nil, api.Fail(api.CodeNotReady, string(c.Endpoint), "nothing was released on this endpoint yet")
 	}
@@ -123,6 +126,10 @@ func (t *table) route(c *Call) (*variant, error) {
 		return r.variants[i], nil
 	}
 	return nil, api.Fail(api.CodeNotReady, string(c.Endpoint), "no variant takes traffic: all weights are 0")
+}
+
+func off(name api.EndpointName) error {
+	return api.Fail(api.CodeNotReady, string(name), "the endpoint is unloaded")
 }
 
 // unit is what the split hashes: the caller's unit when the endpoint is sticky, else the request's own id, which makes
@@ -189,6 +196,9 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 	r, err := t.find(principal, name)
 	if err != nil {
 		return View{}, err
+	}
+	if r.Unloaded {
+		return View{}, off(name)
 	}
 	view := View{Endpoint: name}
 	for _, v := range r.variants {

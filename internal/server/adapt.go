@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
@@ -49,6 +50,16 @@ func (i idempotency) ClaimIdempotency(ctx context.Context, t api.TenantID, key, 
 	}
 	return &admin.Reply{Status: reply.Status, Body: reply.Body}, nil
 }
+
+// settings are what callers of the data plane may change while the server runs.
+type settings struct {
+	level *slog.LevelVar
+	*observe.Recorder
+}
+
+func (s settings) LogLevel() slog.Level { return s.level.Level() }
+
+func (s settings) SetLogLevel(level slog.Level) { s.level.Set(level) }
 
 type versions struct{ *registry.Catalog }
 

@@ -46,10 +46,14 @@ type Config struct {
 	OTLP       string // collector for traces, http(s):// or grpc(s)://; empty makes none
 	TraceEvery int    // one trace of so many requests that bring no context; default 100
 	LogFormat  string // text or json; default text
-	LogLevel   string // debug, info, warn or error; default info
+	LogLevel   string // debug, info, warn or error; default info; callers of /v2/logging change it
+
+	NoTritonMetrics bool // leave out the nv_inference_* metrics
 
 	PrintAddresses bool // print the chosen addresses as one JSON line on stdout when ready
 	ReadyFD        int  // write the same line to this descriptor and close it; 0 for none
+
+	level *slog.LevelVar // of the logger that was made for this configuration
 }
 
 func (c *Config) orDefault() {
@@ -150,7 +154,9 @@ func (c *Config) logger(w io.Writer) (*slog.Logger, error) {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level %q is not one of debug, info, warn, error", c.LogLevel)
 	}
-	return observe.NewLogger(w, c.LogFormat, level)
+	c.level = new(slog.LevelVar)
+	c.level.Set(level)
+	return observe.NewLogger(w, c.LogFormat, c.level)
 }
 
 // threads is how many threads the runtime of each worker computes with: the processors, shared among the workers.

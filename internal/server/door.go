@@ -73,7 +73,7 @@ func (d *doors) serveHTTP(ctx context.Context) error {
 	return d.serve(ctx, d.http, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// By hand: http.ServeMux would redirect an odd path before the door behind it can refuse it.
 		switch path := r.URL.Path; {
-		case path == "/v2" || strings.HasPrefix(path, "/v2/"):
+		case path == "/v2" || strings.HasPrefix(path, "/v2/") || path == "/v1" || strings.HasPrefix(path, "/v1/"):
 			inference.ServeHTTP(w, r)
 		case strings.HasPrefix(path, admin.Prefix+"/"):
 			control.ServeHTTP(w, r)
@@ -88,7 +88,7 @@ func (d *doors) welcome(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if r.URL.Path != "/" {
 		w.WriteHeader(http.StatusNotFound)
-		fmt.Fprintln(w, "not found; the control API is under "+admin.Prefix+", the Open Inference Protocol under /v2")
+		fmt.Fprintln(w, "not found; the control API is under "+admin.Prefix+", the Open Inference Protocol under /v2, V1 under /v1")
 		return
 	}
 	fmt.Fprintf(w, "Penstock %s\n\ncontrol API   %s/openapi.json\ninference     /v2/models/NAME/infer\n", d.system.cfg.Version, admin.Prefix)

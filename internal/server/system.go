@@ -75,6 +75,9 @@ type System struct {
 
 // New builds every room, in the order of the start, and listens. Close gives everything back; Run does so itself.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *System, err error) {
+	if cfg.level == nil {
+		cfg.level = new(slog.LevelVar) // the caller's logger has a level of its own
+	}
 	s := &System{cfg: cfg, log: log, hints: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
@@ -120,7 +123,8 @@ func (s *System) floor(ctx context.Context) (err error) {
 
 // seams makes the recorder and what runs models.
 func (s *System) seams(context.Context) (err error) {
-	s.recorder, err = observe.New(observe.Config{Version: s.cfg.Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery, Log: s.log})
+	s.recorder, err = observe.New(observe.Config{Version: s.cfg.Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery,
+		NoAliases: s.cfg.NoTritonMetrics, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -171,7 +175,8 @@ func (s *System) hall(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	oip.Attach(s.gateway, oip.Options{Server: s.path, Name: s.cfg.Name, Version: s.cfg.Version})
+	oip.Attach(s.gateway, oip.Options{Server: s.path, Name: s.cfg.Name, Version: s.cfg.Version,
+		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
 		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
 		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},

@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/client"
 	"github.com/penstock/penstock/internal/server"
+	"go.uber.org/goleak"
 )
 
 // The test binary is its own worker program: the fleet starts it as `worker --socket PATH`.
@@ -191,5 +192,63 @@ func TestFirstLight(t *testing.T) {
 	l = start(t, l.dir)
 	if v := serving(); v != "1" {
 		t.Errorf("version %s answers after a restart", v)
+	}
+}
+
+// TestEveryRoleStopsWhole starts each role, uses it, and stops it: no goroutine and no worker process is left.
+func TestEveryRoleStopsWhole(t *testing.T) {
+	for _, inProcess := range []bool{false, true} {
+		t.Run(fmt.Sprintf("all, in process %v", inProcess), func(t *testing.T) {
+			before := goleak.IgnoreCurrent()
+			l := start(t, t.TempDir(), func(c *server.Config) { c.InProcess = inProcess })
+			l.push(t, "../../demo/digits-v1.onnx", "digits")
+			l.deploy(t, "digits", "digits@1")
+			workers, err := os.ReadDir("/proc/self/task")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.stop(); err != nil {
+				t.Fatal(err)
+			}
+			http.DefaultClient.CloseIdleConnections()
+			goleak.VerifyNone(t, before)
+			for _, task := range workers {
+				if left, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children"); err == nil && len(bytes.TrimSpace(left)) > 0 {
+					t.Errorf("child processes are left: %s", left)
+				}
+			}
+		})
+	}
+}
+
+func TestBadConfigurationsAreNamedAtOnce(t *testing.T) {
+	busy := start(t, t.TempDir())
+	for name, tc := range map[string]struct {
+		change func(*server.Config)
+		says   []string
+	}{
+		"two faults":        {func(c *server.Config) { c.Role, c.Workers = "boss", -3 }, []string{"--role", "--workers"}},
+		"beyond loopback":   {func(c *server.Config) { c.Dev, c.HTTP = false, "0.0.0.0:0" }, []string{"--http", "--tls-cert", "--insecure"}},
+		"dev in the open":   {func(c *server.Config) { c.Insecure, c.GRPC = true, "0.0.0.0:0" }, []string{"--grpc", "--dev"}},
+		"half a pair":       {func(c *server.Config) { c.TLSCert = "cert.pem" }, []string{"--tls-key"}},
+		"unknown store":     {func(c *server.Config) { c.Store = "mysql://x" }, []string{"sqlite:"}},
+		"unknown blobs":     {func(c *server.Config) { c.Blobs = "s3://bucket" }, []string{"--blobs"}},
+		"unknown log level": {func(c *server.Config) { c.LogLevel = "loud" }, []string{"--log-level"}},
+		"port taken":        {func(c *server.Config) { c.HTTP = busy.HTTP }, []string{"--http", "port"}},
+		"data in use":       {func(c *server.Config) { c.Data = busy.dir }, []string{"in use"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := server.Config{Data: t.TempDir(), HTTP: "127.0.0.1:0", GRPC: "127.0.0.1:0", Metrics: "127.0.0.1:0", Dev: true}
+			tc.change(&cfg)
+			err := server.Run(t.Context(), cfg, io.Discard, io.Discard)
+			if err == nil {
+				t.Fatal("it started")
+			}
+			for _, want := range tc.says {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q does not name %s", err, want)
+				}
+			}
+		})
 	}
 }

@@ -47,6 +47,23 @@ func saveSpec(ctx context.Context, s session, t api.TenantID, e api.EndpointName
 	return needEndpoint(ctx, s, t, e)
 }
 
+// SaveTraffic keeps what serves on an endpoint when no release moved it, and records why, in one transaction.
+func (db *DB) SaveTraffic(ctx context.Context, ev api.Event, e api.EndpointName, traffic api.Traffic) error {
+	text, err := encode(traffic)
+	if err != nil {
+		return err
+	}
+	return change(ctx, db, "keep the traffic", func(ctx context.Context, s session) error {
+		if _, err := needEndpoint(ctx, s, ev.Tenant, e); err != nil {
+			return err
+		}
+		if _, err := s.exec(ctx, `UPDATE endpoints SET traffic = ? WHERE tenant = ? AND name = ?`, text, ev.Tenant, e); err != nil {
+			return err
+		}
+		return db.appendEvent(ctx, s, ev)
+	})
+}
+
 // Endpoint gives one endpoint with its traffic; its status is the fleet's to say.
 func (db *DB) Endpoint(ctx context.Context, t api.TenantID, e api.EndpointName) (api.Endpoint, error) {
 	return read(ctx, db, "read the endpoint", func(ctx context.Context, s session) (api.Endpoint, error) {

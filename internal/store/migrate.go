@@ -66,11 +66,34 @@ func (db *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	patience, done := context.WithTimeout(ctx, lockPatience)
+	defer done()
 	for {
 		more, err := db.migrateOnce(ctx, steps)
-		if err != nil || !more {
+		switch {
+		case busy(err) && pause(patience, lockPause):
+		case err != nil || !more:
 			return err
 		}
+	}
+}
+
+// Programs that open one new file together meet in the change of its journal, for which SQLite does not wait by itself:
+// it is tried again every lockPause, for lockPatience.
+const (
+	lockPause    = 20 * time.Millisecond
+	lockPatience = 5 * time.Second
+)
+
+// pause waits, and reports whether ctx still holds.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -93,6 +93,12 @@ func (sqlite) schema(portable string) string {
 
 func (sqlite) rebind(query string) string { return query }
 
+// busy reports a lock that another program holds and that SQLite did not wait for.
+func busy(err error) bool {
+	var fault *sqlitedriver.Error
+	return errors.As(err, &fault) && fault.Code()&0xff == codes.SQLITE_BUSY
+}
+
 func (sqlite) reason(err error) (text string, lost bool) {
 	var fault *sqlitedriver.Error
 	if !errors.As(err, &fault) {

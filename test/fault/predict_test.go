@@ -72,7 +72,7 @@ func badJSONPredictions() []badCall {
 		{name: "null", body: "null", says: "'{'"},
 		{name: "a list", body: "[" + good + "]", says: "'{'"},
 		{name: "no inputs", body: "{}", says: "inputs"},
-		{name: "empty inputs", body: inputs(""), says: "no inputs"},
+		{name: "empty inputs", body: inputs(""), says: `"image" is missing`},
 		{name: "trailing data", body: inputs(good) + "{}", says: "byte"},
 		{name: "inputs twice", body: `{"inputs":[` + good + `],"inputs":[` + good + `]}`, says: "inputs"},
 		{name: "one input twice", body: inputs(good + "," + good), says: `"image"`},
@@ -294,7 +294,7 @@ func badMessages() []badMessage {
 	good := inferOf(one, pixels)
 	few := message{}.sub(6, binary.LittleEndian.AppendUint32(nil, math.Float32bits(1)))
 	list := []badMessage{
-		{name: "nothing", code: codes.InvalidArgument, says: "no inputs"},
+		{name: "nothing", code: codes.InvalidArgument, says: "model name"},
 		{name: "a cut message", body: good[:len(good)-1], code: codes.InvalidArgument, says: "message"},
 		{name: "no message", body: bytes.Repeat([]byte{0xff}, 64), code: codes.InvalidArgument, says: "message"},
 		{name: "a wrong wire type", body: message{}.num(1, 5), code: codes.InvalidArgument, says: "field 1"},
@@ -303,7 +303,7 @@ func badMessages() []badMessage {
 		{name: "a version of text", body: good[:len(good):len(good)].text(2, "latest"), code: codes.InvalidArgument, says: "number"},
 		{name: "a name of bad UTF-8", body: message{}.text(1, "\xff"), code: codes.InvalidArgument, says: "UTF-8"},
 		{name: "a name with dots", body: message{}.text(1, "../digits").sub(5, one[0]).sub(7, pixels), code: codes.InvalidArgument, says: "model name"},
-		{name: "no input", body: inferOf(nil), code: codes.InvalidArgument, says: "no inputs"},
+		{name: "no input", body: inferOf(nil), code: codes.InvalidArgument, says: `"image" is missing`},
 		{name: "one input twice", body: inferOf([]message{one[0], one[0]}, pixels, pixels), code: codes.InvalidArgument, says: `"image"`},
 		{name: "an unknown input", body: inferOf([]message{tensorOf("picture", "FP32", []int64{1, 64}, nil)}, pixels), code: codes.InvalidArgument, says: `"picture"`},
 		{name: "an unknown datatype", body: inferOf([]message{tensorOf("image", "FP128", []int64{1, 64}, nil)}, pixels), code: codes.InvalidArgument, says: "FP128"},
@@ -322,7 +322,7 @@ func badMessages() []badMessage {
 		{name: "an unknown output", body: good[:len(good):len(good)].sub(6, message{}.text(1, "nosuch")), code: codes.InvalidArgument, says: `"nosuch"`},
 		{name: "a long unit", body: good, metadata: []string{"penstock-unit", strings.Repeat("u", 257)}, code: codes.InvalidArgument, says: "257"},
 		{name: "an unknown variant", body: good, metadata: []string{"penstock-variant", "nosuch"}, code: codes.NotFound, says: "nosuch"},
-		{name: "an unknown method", method: "/inference.GRPCInferenceService/RepositoryIndex", code: codes.Unimplemented},
+		{name: "an unknown method", method: "/inference.GRPCInferenceService/NoSuchMethod", code: codes.Unimplemented},
 		{name: "an unknown service", method: "/nosuch.Service/Method", code: codes.Unimplemented},
 		{name: "metadata of nothing", method: "/inference.GRPCInferenceService/ModelMetadata", body: message{}.text(1, "nosuch"), code: codes.NotFound, says: "'nosuch' is not found"},
 	}

@@ -162,7 +162,7 @@ func TestLoading(t *testing.T) {
 	const inputs = `"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}`
 	calls := []badCall{
 		{name: "infer", method: "POST", path: "/v2/models/slow/infer", body: "{" + inputs, status: 503, says: "has no available versions"},
-		{name: "ready", method: "GET", path: "/v2/models/slow/ready", status: 503, says: "slow"},
+		{name: "ready", method: "GET", path: "/v2/models/slow/ready", status: 400, says: "slow"},
 		{name: "deploy", method: "PUT", path: tenantPath + "/endpoints/slow", body: `{"variants":[{"model":"slow@1"}]}`, status: 409, code: api.CodeBusy, says: "release 1"},
 		{name: "roll back", method: "POST", path: tenantPath + "/endpoints/slow/rollback", body: `{}`, status: 409, code: api.CodeNothingEarlier, says: "slow"},
 		{name: "delete", method: "DELETE", path: tenantPath + "/endpoints/slow", status: 409, code: api.CodeBusy, says: "release 1"},

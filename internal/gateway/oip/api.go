@@ -23,6 +23,9 @@ type Server interface {
 
 	// Describe tells what serves under an endpoint's name; version may be empty.
 	Describe(p *api.Principal, endpoint api.EndpointName, version string) (serve.View, error)
+
+	// Endpoints lists the names of the principal's own tenant, in order.
+	Endpoints(p *api.Principal) []api.EndpointName
 }
 
 // Options is what the protocol is attached with.
@@ -30,6 +33,10 @@ type Options struct {
 	Server  Server
 	Name    string // reported as the server's name; some clients want "triton"
 	Version string // reported as the server's version
+
+	Repository Repository // the model_repository extension; nil for none, like those below
+	Statistics Statistics
+	Settings   Settings
 }
 
 // protocol is the attached protocol. Both doors share it.
@@ -40,16 +47,23 @@ type protocol struct {
 	version  string
 	log      *slog.Logger
 	requests sync.Pool // of *scratch
+	controls *controls
+	offers   []string  // extensions, as advertised
+	gzips    sync.Pool // of *packer
+	deflates sync.Pool // of *packer
 }
 
 // extensions are those that are really done.
-var extensions = []string{"binary_tensor_data", "parameters"}
+var extensions = []string{"binary_tensor_data", "classification", "model_configuration", "parameters"}
 
-// Attach puts the protocol on a gateway: REST under /v2, and the gRPC service.
+// Attach puts the protocol on a gateway: REST under /v2, the older one under /v1, and the gRPC service.
 func Attach(g *gateway.Server, o Options) {
 	p := &protocol{gateway: g, server: o.Server, name: o.Name, version: o.Version, log: g.Log()}
+	p.controls = newControls(o)
+	p.offers = p.controls.advertise(extensions)
 	p.requests.New = func() any { return new(scratch) }
 	g.Handle("/v2", p)
+	g.Handle("/v1", &rows{protocol: p})
 	g.Open(wire.GRPCInferenceService_ServerLive_FullMethodName)
 	g.Open(wire.GRPCInferenceService_ServerReady_FullMethodName)
 	register(g.GRPC(), p)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/serve"
 	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
@@ -58,7 +59,7 @@ func (s *service) ModelReady(ctx context.Context, r *wire.ModelReadyRequest) (*w
 
 // ServerMetadata names the server and its extensions.
 func (s *service) ServerMetadata(context.Context, *wire.ServerMetadataRequest) (*wire.ServerMetadataResponse, error) {
-	return &wire.ServerMetadataResponse{Name: s.p.name, Version: s.p.version, Extensions: extensions}, nil
+	return &wire.ServerMetadataResponse{Name: s.p.name, Version: s.p.version, Extensions: s.p.offers}, nil
 }
 
 // ModelMetadata describes an endpoint.
@@ -82,6 +83,18 @@ func tensorMetadata(specs []api.TensorSpec) []*wire.ModelMetadataResponse_Tensor
 		out = append(out, &wire.ModelMetadataResponse_TensorMetadata{Name: spec.Name, Datatype: spec.Datatype, Shape: spec.Shape})
 	}
 	return out
+}
+
+// ModelConfig gives an endpoint's configuration as Triton's clients know it.
+func (s *service) ModelConfig(ctx context.Context, r *wire.ModelConfigRequest) (*wire.ModelConfigResponse, error) {
+	if err := checkTarget(r.GetName(), r.GetVersion()); err != nil {
+		return nil, err
+	}
+	view, err := s.p.server.Describe(gateway.PrincipalOf(ctx), api.EndpointName(r.GetName()), r.GetVersion())
+	if err != nil {
+		return nil, named(err, r.GetName(), r.GetVersion())
+	}
+	return &wire.ModelConfigResponse{Config: wire.NewModelConfig(r.GetName(), view.Platform, view.Signature)}, nil
 }
 
 // modelInfer is the method's handler: it receives the message's bytes and gives an encoded reply. The order of its
@@ -108,45 +121,59 @@ func modelInfer(srv any, ctx context.Context, decode func(any) error, intercepto
 // the reply is encoded here because the answer's memory is the engine's and goes back when this returns.
 func (p *protocol) inferGRPC(ctx context.Context, s *scratch, start time.Time) (any, error) {
 	id := ulid.Make().String()
-	request := &s.request
-	size := int64(len(request.Message().Bytes()))
+	size := int64(len(s.request.Message().Bytes()))
 	if err := p.gateway.Hold(size); err != nil {
 		return nil, sendHeader(ctx, err, "penstock-request-id", id)
 	}
 	defer p.gateway.Free(size)
-	if err := request.DecodeProto(request.Message().Bytes()); err != nil {
+	s.call.Principal, s.call.RequestID, s.call.Start = gateway.PrincipalOf(ctx), id, start
+	answer, out, err := p.callGRPC(ctx, s)
+	if err != nil {
 		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+	}
+	defer answer.Release()
+	err = sendHeader(ctx, nil, "penstock-request-id", id, "penstock-variant", string(answer.Variant), "penstock-version", out.Version)
+	if err != nil {
+		return nil, err
+	}
+	return out.Reply(), nil
+}
+
+// callGRPC decodes a received message and has it answered; who calls, when and under which id is in the call already. The
+// answer must be released.
+func (p *protocol) callGRPC(ctx context.Context, s *scratch) (*serve.Answer, wire.Response, error) {
+	request, call := &s.request, &s.call
+	var none wire.Response
+	if err := request.DecodeProto(request.Message().Bytes()); err != nil {
+		return nil, none, err
 	}
 	if err := checkTarget(request.Model, request.Version); err != nil {
-		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+		return nil, none, err
 	}
-	call := &s.call
-	call.Principal, call.Endpoint, call.Version = gateway.PrincipalOf(ctx), api.EndpointName(request.Model), request.Version
-	call.RequestID, call.Protocol, call.Start = id, "oip-grpc", start
+	call.Endpoint, call.Version, call.Protocol = api.EndpointName(request.Model), request.Version, "oip-grpc"
 	call.Inputs, call.Outputs = request.Inputs, request.Wanted()
 	l := labels{unit: metadata.ValueFromIncomingContext(ctx, "penstock-unit"),
 		variant:     metadata.ValueFromIncomingContext(ctx, "penstock-variant"),
 		traceparent: metadata.ValueFromIncomingContext(ctx, "traceparent")}
 	if err := l.put(call); err != nil {
-		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+		return nil, none, err
 	}
 	if request.Timeout > 0 {
-		limited, cancel := context.WithDeadline(ctx, start.Add(request.Timeout))
+		limited, cancel := context.WithDeadline(ctx, call.Start.Add(request.Timeout))
 		defer cancel()
 		ctx = limited
 	}
 	answer, err := p.server.Infer(ctx, call)
 	if err != nil {
-		return nil, sendHeader(ctx, named(err, request.Model, request.Version), "penstock-request-id", id)
+		return nil, none, named(err, request.Model, request.Version)
 	}
-	defer answer.Release()
-	version := strconv.FormatInt(int64(answer.Version), 10)
-	err = sendHeader(ctx, nil, "penstock-request-id", id, "penstock-variant", string(answer.Variant), "penstock-version", version)
+	outputs, err := request.Classify(answer.Outputs)
 	if err != nil {
-		return nil, err
+		answer.Release()
+		return nil, none, err
 	}
-	out := wire.Response{Model: request.Model, Version: version, ID: request.ID, Outputs: answer.Outputs}
-	return out.Reply(), nil
+	version := strconv.FormatInt(int64(answer.Version), 10)
+	return answer, wire.Response{Model: request.Model, Version: version, ID: request.ID, Outputs: outputs}, nil
 }
 
 // sendHeader sets the answer's metadata. It gives err back, or its own when there is none.

@@ -204,7 +204,7 @@ func TestGRPCMetadata(t *testing.T) {
 		t.Errorf("metadata without a key: %v", err)
 	}
 	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
-	if r, err := client.ServerMetadata(t.Context(), &wire.ServerMetadataRequest{}); err != nil || r.Name != "penstock" || len(r.Extensions) != 2 {
+	if r, err := client.ServerMetadata(t.Context(), &wire.ServerMetadataRequest{}); err != nil || r.Name != "penstock" || len(r.Extensions) != 4 {
 		t.Errorf("metadata: %v %v", r, err)
 	}
 	if r, err := client.ModelMetadata(t.Context(), &wire.ModelMetadataRequest{Name: "echo"}); err != nil || r.Inputs[0].Shape[0] != -1 || r.Versions[0] != "3" {

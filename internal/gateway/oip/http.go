@@ -2,9 +2,8 @@ package oip
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -13,12 +12,13 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/serve"
 	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
 // target is what a path under /v2 names.
 type target struct {
-	act      string // "", "health/live", "health/ready", "model", "ready", "infer"
+	act      string // "", "health/live", "health/ready", "models", "model", "ready", "config", "infer"
 	endpoint string
 	version  string
 }
@@ -32,7 +32,7 @@ func parseTarget(path string) (t target, ok bool) {
 	switch rest {
 	case "", "/":
 		return t, true
-	case "/health/live", "/health/ready":
+	case "/health/live", "/health/ready", "/models":
 		t.act = rest[1:]
 		return t, true
 	}
@@ -48,7 +48,7 @@ func parseTarget(path string) (t target, ok bool) {
 	switch rest {
 	case "":
 		t.act = "model"
-	case "ready", "infer":
+	case "ready", "config", "infer":
 		t.act = rest
 	default:
 		return t, false
@@ -61,6 +61,12 @@ func (p *protocol) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := ulid.Make().String()
 	w.Header()["Penstock-Request-Id"] = []string{id}
 	t, ok := parseTarget(r.URL.Path)
+	if !ok || t == (target{act: "model", endpoint: "stats"}) {
+		if c, known := parseControl(r.URL.Path); known {
+			p.controls.serve(p, w, r, c, id)
+			return
+		}
+	}
 	if !ok {
 		gateway.NotFound(w)
 		return
@@ -78,8 +84,7 @@ func (p *protocol) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // recovered turns a panic into an internal error: one request fails, the server does not.
 func (p *protocol) recovered(w http.ResponseWriter, r *http.Request, id string) {
 	if v := recover(); v != nil {
-		cause := fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-		p.gateway.Fail(w, r, id, api.Fail(api.CodeInternal, "", "internal error").Because(cause))
+		p.gateway.Fail(w, r, id, gateway.Panicked(v))
 	}
 }
 
@@ -99,7 +104,8 @@ func (p *protocol) answer(w http.ResponseWriter, r *http.Request, t target, id s
 		return nil
 	case "health/ready":
 		if !p.gateway.Ready() {
-			return api.Fail(api.CodeUnavailable, "", "the server is not ready")
+			notReady(w, "the server is not ready")
+			return nil
 		}
 		writeJSON(w, []byte(`{"ready":true}`))
 		return nil
@@ -108,8 +114,12 @@ func (p *protocol) answer(w http.ResponseWriter, r *http.Request, t target, id s
 	if err != nil {
 		return err
 	}
-	if t.act == "" {
-		writeJSON(w, wire.AppendServerMetadata(nil, p.name, p.version, extensions))
+	switch t.act {
+	case "":
+		writeJSON(w, wire.AppendServerMetadata(nil, p.name, p.version, p.offers))
+		return nil
+	case "models":
+		writeJSON(w, wire.AppendModels(nil, p.models(principal)))
 		return nil
 	}
 	if err := checkTarget(t.endpoint, t.version); err != nil {
@@ -122,15 +132,33 @@ func (p *protocol) answer(w http.ResponseWriter, r *http.Request, t target, id s
 	if err != nil {
 		return named(err, t.endpoint, t.version)
 	}
-	if t.act == "model" {
+	switch {
+	case t.act == "model":
 		writeJSON(w, wire.AppendModelMetadata(nil, t.endpoint, view.Versions, view.Platform, view.Signature))
-		return nil
+	case t.act == "config":
+		writeJSON(w, wire.AppendModelConfig(nil, wire.NewModelConfig(t.endpoint, view.Platform, view.Signature)))
+	case !view.Ready:
+		notReady(w, "model '"+t.endpoint+"' is not ready")
+	default:
+		writeJSON(w, wire.AppendModelReady(nil, t.endpoint))
 	}
-	if !view.Ready {
-		return api.Fail(api.CodeNotReady, "", "model '%s' is not ready", t.endpoint)
-	}
-	writeJSON(w, wire.AppendModelReady(nil, t.endpoint))
 	return nil
+}
+
+// models lists what the caller's tenant has, ready or not.
+func (p *protocol) models(principal *api.Principal) []string {
+	var names []string
+	for _, name := range p.server.Endpoints(principal) {
+		names = append(names, string(name))
+	}
+	return names
+}
+
+// notReady answers a probe. Triton's status is 400, where an inference that finds nothing ready gets 503.
+func notReady(w http.ResponseWriter, text string) {
+	w.Header()["Content-Type"] = typeJSON
+	w.WriteHeader(http.StatusBadRequest)
+	_, _ = w.Write(wire.AppendError(nil, text)) // the caller may be gone
 }
 
 // infer reads, calls and writes.
@@ -143,13 +171,29 @@ func (p *protocol) infer(w http.ResponseWriter, r *http.Request, t target, id st
 	if err != nil {
 		return err
 	}
+	answer, out, err := p.callHTTP(w, r, s, t, id, principal, start)
+	if err != nil {
+		return err
+	}
+	defer answer.Release()
+	var size int64
+	if s.out, size, err = out.AppendHTTP(s.out[:0], &s.request); err != nil {
+		return err
+	}
+	p.write(w, r, s, &out, size)
+	return nil
+}
+
+// callHTTP has a decoded request answered and says who answered it. The answer must be released.
+func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, t target, id string, principal *api.Principal, start time.Time) (*serve.Answer, wire.Response, error) {
+	var none wire.Response
 	call := &s.call
 	call.Principal, call.Endpoint, call.Version = principal, api.EndpointName(t.endpoint), t.version
 	call.RequestID, call.Protocol, call.Start = id, "oip-http", start
 	call.Inputs, call.Outputs = s.request.Inputs, s.request.Wanted()
 	l := labels{unit: r.Header["Penstock-Unit"], variant: r.Header["Penstock-Variant"], traceparent: r.Header["Traceparent"]}
 	if err := l.put(call); err != nil {
-		return err
+		return nil, none, err
 	}
 	ctx := r.Context()
 	if s.request.Timeout > 0 {
@@ -159,20 +203,18 @@ func (p *protocol) infer(w http.ResponseWriter, r *http.Request, t target, id st
 	}
 	answer, err := p.server.Infer(ctx, call)
 	if err != nil {
-		return named(err, t.endpoint, t.version)
+		return nil, none, named(err, t.endpoint, t.version)
 	}
-	defer answer.Release()
+	outputs, err := s.request.Classify(answer.Outputs)
+	if err != nil {
+		answer.Release()
+		return nil, none, err
+	}
 	version := strconv.FormatInt(int64(answer.Version), 10)
-	out := wire.Response{Model: t.endpoint, Version: version, ID: s.request.ID, Outputs: answer.Outputs}
-	var size int64
-	if s.out, size, err = out.AppendHTTP(s.out[:0], &s.request); err != nil {
-		return err
-	}
 	header := w.Header()
 	header["Penstock-Variant"] = []string{string(answer.Variant)}
 	header["Penstock-Version"] = []string{version}
-	p.write(w, s, &out, size)
-	return nil
+	return answer, wire.Response{Model: t.endpoint, Version: version, ID: s.request.ID, Outputs: outputs}, nil
 }
 
 // read takes the body in and decodes it. The body is never nil.
@@ -224,37 +266,62 @@ var (
 const writeChunk = 1 << 20
 
 // write sends the JSON, then the binary outputs from the engine's memory.
-func (p *protocol) write(w http.ResponseWriter, s *scratch, out *wire.Response, size int64) {
+func (p *protocol) write(w http.ResponseWriter, r *http.Request, s *scratch, out *wire.Response, size int64) {
 	header := w.Header()
 	header["Content-Type"] = typeJSON
 	if size >= 0 {
 		header["Content-Type"] = typeBinary
 		header["Inference-Header-Content-Length"] = []string{strconv.Itoa(len(s.out))}
 	}
-	header["Content-Length"] = []string{strconv.FormatInt(int64(len(s.out))+max(size, 0), 10)}
-	control := http.NewResponseController(w)
-	timeout := p.gateway.Config().WriteTimeout
-	if !send(w, control, timeout, s.out) {
+	total := int64(len(s.out)) + max(size, 0)
+	paced := &pacedWriter{w: w, control: http.NewResponseController(w), timeout: p.gateway.Config().WriteTimeout}
+	packer := p.packer(r, total)
+	if packer == nil {
+		header["Content-Length"] = []string{strconv.FormatInt(total, 10)}
+		_ = writeParts(paced, s, out) // a caller that is gone is the connection's to notice
 		return
 	}
-	for i := range out.Outputs {
-		if out.Binary(&s.request, i) && !send(w, control, timeout, out.Outputs[i].Data) {
-			return
-		}
+	header["Content-Encoding"] = []string{packer.coding}
+	packer.Reset(paced)
+	if err := writeParts(packer, s, out); err == nil {
+		_ = packer.Close() // as above
 	}
+	p.giveBack(packer)
 }
 
-// send writes with a deadline for every step; false means that the caller is gone, which the connection knows already.
-func send(w http.ResponseWriter, control *http.ResponseController, timeout time.Duration, data []byte) bool {
-	for len(data) > 0 {
-		n := min(len(data), writeChunk)
-		_ = control.SetWriteDeadline(time.Now().Add(timeout)) // a recorder in a test has none
-		if _, err := w.Write(data[:n]); err != nil {
-			return false
-		}
-		data = data[n:]
+func writeParts(w io.Writer, s *scratch, out *wire.Response) error {
+	if _, err := w.Write(s.out); err != nil {
+		return err
 	}
-	return true
+	for i := range out.Outputs {
+		if !out.Binary(&s.request, i) {
+			continue
+		}
+		if _, err := w.Write(out.Outputs[i].Data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pacedWriter writes with a deadline for every step.
+type pacedWriter struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+}
+
+// Write writes all of data, or as much as the caller takes in time.
+func (p *pacedWriter) Write(data []byte) (written int, err error) {
+	for len(data) > 0 && err == nil {
+		part := data[:min(len(data), writeChunk)]
+		data = data[len(part):]
+		_ = p.control.SetWriteDeadline(time.Now().Add(p.timeout)) // a recorder in a test has none
+		var n int
+		n, err = p.w.Write(part)
+		written += n
+	}
+	return written, err
 }
 
 // writeJSON answers with a small document.

@@ -51,13 +51,30 @@ func TestRoutes(t *testing.T) {
 	}{
 		{"live", "GET", "/v2/health/live", 200, `{"live":true}`},
 		{"ready", "GET", "/v2/health/ready?x=1", 200, `{"ready":true}`},
-		{"server", "GET", "/v2", 200, `{"name":"penstock","version":"1.0","extensions":["binary_tensor_data","parameters"]}`},
+		{"server", "GET", "/v2", 200, `{"name":"penstock","version":"1.0","extensions":["binary_tensor_data","classification","model_configuration","parameters"]}`},
 		{"server slash", "GET", "/v2/", 200, `"penstock"`},
 		{"model", "GET", "/v2/models/echo?a=b", 200, `{"name":"echo","versions":["3"],"platform":"onnxruntime_onnx","inputs":[{"name":"x","datatype":"FP32","shape":[-1,4]}],"outputs":[{"name":"x","datatype":"FP32","shape":[-1,4]}]}`},
 		{"model version", "GET", "/v2/models/echo/versions/3", 200, `"echo"`},
 		{"model ready", "GET", "/v2/models/echo/ready", 200, `{"name":"echo","ready":true}`},
 		{"version ready", "GET", "/v2/models/echo/versions/3/ready", 200, `"ready":true`},
-		{"loading", "GET", "/v2/models/loading/ready", 503, `not ready`},
+		{"loading", "GET", "/v2/models/loading/ready", 400, `{"error":"model 'loading' is not ready"}`},
+		{"models", "GET", "/v2/models", 200, `{"models":["echo","loading"]}`},
+		{"config", "GET", "/v2/models/echo/config", 200, `"max_batch_size":0,"input":[{"name":"x","data_type":"TYPE_FP32","dims":[-1,4],`},
+		{"config of a version", "GET", "/v2/models/echo/versions/3/config", 200, `"model_transaction_policy":{"decoupled":false},"response_cache":{"enable":false}`},
+		{"config of nothing", "GET", "/v2/models/nosuch/config", 404, `{"error":"Request for unknown model: 'nosuch' is not found"}`},
+		{"post config", "POST", "/v2/models/echo/config", 405, `{"error":"Method Not Allowed"}`},
+		{"V1 models", "GET", "/v1/models", 200, `{"models":["echo","loading"]}`},
+		{"V1 model", "GET", "/v1/models/echo", 200, `{"name":"echo","ready":true}`},
+		{"V1 version", "GET", "/v1/models/echo/versions/3", 200, `{"name":"echo","ready":true}`},
+		{"V1 loading", "GET", "/v1/models/loading", 503, `model 'loading' is not ready`},
+		{"V1 foreign", "GET", "/v1/models/secret", 404, `{"error":"Request for unknown model: 'secret' is not found"}`},
+		{"V1 foreign predict", "POST", "/v1/models/secret:predict", 404, `{"error":"Request for unknown model: 'secret' is not found"}`},
+		{"V1 get predict", "GET", "/v1/models/echo:predict", 405, `{"error":"Method Not Allowed"}`},
+		{"V1 post model", "POST", "/v1/models/echo", 405, `{"error":"Method Not Allowed"}`},
+		{"V1 no name", "POST", "/v1/models/:predict", 404, `{"error":"Not Found"}`},
+		{"V1 dots", "POST", "/v1/models/a..b:predict", 400, `'..'`},
+		{"V1 another act", "POST", "/v1/models/echo:explain", 405, `{"error":"Method Not Allowed"}`},
+		{"V1 unknown path", "GET", "/v1/chat", 404, `{"error":"Not Found"}`},
 		{"missing version", "GET", "/v2/models/echo/versions/4", 404, `{"error":"Request for unknown model: 'echo' version 4 is not found"}`},
 		{"missing", "GET", "/v2/models/nosuch", 404, `{"error":"Request for unknown model: 'nosuch' is not found"}`},
 		{"foreign", "GET", "/v2/models/secret", 404, `{"error":"Request for unknown model: 'secret' is not found"}`},
@@ -109,7 +126,7 @@ func TestKeys(t *testing.T) {
 		}
 	}
 	b.walk.ready = false
-	if answer, body := send(t, b.request(t, "GET", "/v2/health/ready", "")); answer.StatusCode != 503 || !strings.Contains(body, `"error"`) {
+	if answer, body := send(t, b.request(t, "GET", "/v2/health/ready", "")); answer.StatusCode != 400 || !strings.Contains(body, `"error"`) {
 		t.Errorf("not ready: %d %s", answer.StatusCode, body)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -24,14 +25,15 @@ import (
 // walk stands for serve: tenant acme has the endpoint "echo", which answers each input under its own name, and "loading",
 // which is not ready; tenant beta has "secret".
 type walk struct {
-	mu     sync.Mutex
-	last   serve.Call
-	dead   bool // whether the last call's context had a deadline
-	fail   error
-	output func(*serve.Call) []tensor.Tensor
-	ready  bool
-	quiet  bool       // remember nothing
-	wait   chan error // when set: calls wait for their context's end and send its cause here
+	mu      sync.Mutex
+	last    serve.Call
+	dead    bool // whether the last call's context had a deadline
+	fail    error
+	output  func(*serve.Call) []tensor.Tensor
+	ready   bool
+	quiet   bool        // remember nothing
+	revoked atomic.Bool // no key is valid any more
+	wait    chan error  // when set: calls wait for their context's end and send its cause here
 }
 
 var (
@@ -94,9 +96,17 @@ func (f *walk) Describe(p *api.Principal, endpoint api.EndpointName, version str
 	return view, nil
 }
 
+// Endpoints lists the tenant's two, or one.
+func (f *walk) Endpoints(p *api.Principal) []api.EndpointName {
+	if p.Tenant == "acme" {
+		return []api.EndpointName{"echo", "loading"}
+	}
+	return []api.EndpointName{"secret"}
+}
+
 // Authenticate knows two keys.
 func (f *walk) Authenticate(authorization []string) (*api.Principal, error) {
-	if len(authorization) == 1 {
+	if len(authorization) == 1 && !f.revoked.Load() {
 		switch authorization[0] {
 		case "Bearer acme-key":
 			return acme, nil

@@ -351,6 +351,9 @@ func otherTenant(t *testing.T, db *store.DB) {
 			r.Tenant = o
 			return db.SaveRelease(ctx, r, &api.Traffic{Current: 1})
 		}},
+		{"save traffic", api.CodeEndpointNotFound, func(o api.TenantID) error {
+			return db.SaveTraffic(ctx, api.Event{Tenant: o}, "digits", api.Traffic{Current: 1})
+		}},
 		{"save revision", api.CodeEndpointNotFound, func(o api.TenantID) error {
 			rev, rel := revision(2), release(2, 2)
 			rev.Tenant, rel.Tenant = o, o

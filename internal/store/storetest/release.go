@@ -22,6 +22,7 @@ func releases(t *testing.T, db *store.DB) {
 	ctx := t.Context()
 	refused(t, api.CodeEndpointNotFound, db.SaveRevision(ctx, revision(1), release(1, 1)))
 	refused(t, api.CodeEndpointNotFound, db.SaveRelease(ctx, release(1, 1), nil))
+	refused(t, api.CodeEndpointNotFound, db.SaveTraffic(ctx, api.Event{Tenant: "acme"}, "digits", api.Traffic{}))
 	got(db.SaveSpec(ctx, "acme", "digits", spec("digits@1"), 0, 5))(t)
 	must(t, db.SaveRevision(ctx, revision(1), release(1, 1)))
 	refused(t, api.CodeStale, db.SaveRevision(ctx, revision(1), release(2, 1)))
@@ -63,6 +64,11 @@ func releaseReplay(t *testing.T, db *store.DB) {
 	got(db.SaveSpec(ctx, "acme", "digits", spec("digits@2"), -1, 6))(t)
 	same(t, "traffic after a new spec", got(db.Endpoint(ctx, "acme", "digits"))(t).Traffic, traffic)
 
+	traffic.Unloaded = true // nothing is released by that
+	event := api.Event{Tenant: "acme", At: 550, Kind: "endpoint.unloaded", Subject: "digits", Text: "Endpoint digits was unloaded."}
+	must(t, db.SaveTraffic(ctx, event, "digits", traffic))
+	same(t, "traffic without a release", got(db.Endpoint(ctx, "acme", "digits"))(t).Traffic, traffic)
+
 	back := release(2, 1) // a rollback comes without a revision of its own
 	back.Kind, back.State, back.Ended, back.Reason = api.ReleaseRollback, api.ReleaseFailed, 600, "no memory"
 	must(t, db.SaveRelease(ctx, back, nil))
@@ -74,6 +80,7 @@ func releaseReplay(t *testing.T, db *store.DB) {
 		"release.pending digits 00.000101 Release 1 of digits (deploy to revision 1): pending",
 		"release.loading digits 00.000101 Release 1 of digits (deploy to revision 1): loading",
 		"release.succeeded digits 00.000500 Release 1 of digits (deploy to revision 1): succeeded",
+		"endpoint.unloaded digits 00.000550 Endpoint digits was unloaded.",
 		"release.failed digits 00.000600 Release 2 of digits (rollback to revision 1): failed, no memory"})
 }
 

@@ -63,20 +63,60 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
+// Size is the encoded length.
+func (r *Reply) Size() int { return r.data.Len() }
+
+// Free gives the memory of a reply back that was not sent.
+func (r *Reply) Free() { r.data.Free() }
+
 // Reply encodes the answer as a ModelInferResponse with raw contents: one copy of the outputs, into memory that goes
 // back to gRPC's pool when it was sent.
 func (a *Response) Reply() *Reply {
+	pool := mem.DefaultBufferPool()
+	buffer := pool.Get(a.sizeProto())
+	*buffer = a.appendProto((*buffer)[:0])
+	return &Reply{data: mem.BufferSlice{mem.NewBuffer(buffer, pool)}}
+}
+
+// finalParameter is the entry of a parameters map that says that an answer is the last one to its request.
+var finalParameter = protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "triton_final_response")
+
+// StreamReply encodes the answer as a ModelStreamInferResponse. Every request of a stream has one answer here, so each says
+// that it is the final one; an empty one behind it, which clients may ask for, is for servers that cannot know.
+func (a *Response) StreamReply() *Reply {
+	const isTrue = "\x12\x02\x08\x01" // field 2, a message: bool_param is true
+	entry := len(finalParameter) + len(isTrue)
+	size := a.sizeProto() + protowire.SizeTag(4) + protowire.SizeBytes(entry)
+	pool := mem.DefaultBufferPool()
+	buffer := pool.Get(protowire.SizeTag(2) + protowire.SizeBytes(size))
+	dst := protowire.AppendTag((*buffer)[:0], 2, protowire.BytesType)
+	dst = protowire.AppendVarint(dst, uint64(size))
+	dst = protowire.AppendTag(dst, 4, protowire.BytesType)
+	dst = protowire.AppendVarint(dst, uint64(entry))
+	dst = append(append(dst, finalParameter...), isTrue...)
+	*buffer = a.appendProto(dst)
+	return &Reply{data: mem.BufferSlice{mem.NewBuffer(buffer, pool)}}
+}
+
+// StreamFault encodes the error of one request of a stream. The answer beside it carries the request's id and nothing
+// else, for clients that tell their requests apart by it.
+func StreamFault(text, id string) *Reply {
+	dst := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), text)
+	if id != "" {
+		inner := appendText(nil, 3, id)
+		dst = protowire.AppendBytes(protowire.AppendTag(dst, 2, protowire.BytesType), inner)
+	}
+	return &Reply{data: mem.BufferSlice{mem.SliceBuffer(dst)}}
+}
+
+func (a *Response) sizeProto() int {
 	size := sizeString(1, a.Model) + sizeString(2, a.Version) + sizeString(3, a.ID)
 	for i := range a.Outputs {
 		t := &a.Outputs[i]
 		size += protowire.SizeTag(5) + protowire.SizeBytes(sizeOutput(t.Name, t.Type.String(), t.Shape))
 		size += protowire.SizeTag(6) + protowire.SizeBytes(len(t.Data))
 	}
-	pool := mem.DefaultBufferPool()
-	buffer := pool.Get(size)
-	dst := a.appendProto((*buffer)[:0])
-	*buffer = dst
-	return &Reply{data: mem.BufferSlice{mem.NewBuffer(buffer, pool)}}
+	return size
 }
 
 func (a *Response) appendProto(dst []byte) []byte {

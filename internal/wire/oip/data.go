@@ -27,7 +27,7 @@ func (d *decoder) elements(t *tensor.Tensor) error {
 		return err
 	}
 	e := &d.data
-	e.scanner, e.t = &d.scanner, t
+	e.scanner, e.t, e.base64 = &d.scanner, t, false
 	if t.Type != tensor.Bytes {
 		e.out = d.r.take(int(n) * t.Type.Size())
 		t.Data = e.out
@@ -57,6 +57,7 @@ type elements struct {
 	t      *tensor.Tensor
 	out    []byte
 	number decimal // the last
+	base64 bool    // BYTES may be written as {"b64":"..."}, as V1 has it
 }
 
 // array reads one array whose opening bracket was read, and the arrays in it.
@@ -86,7 +87,13 @@ func (e *elements) array(dims []int64) error {
 
 // run reads n elements and the closing bracket.
 func (e *elements) run(n int64) error {
+	quick := e.t.Type == tensor.FP32 || e.t.Type == tensor.FP64
 	for i := int64(0); i < n; i++ {
+		if quick {
+			if i += e.floats(n-i, i == 0); i == n {
+				break
+			}
+		}
 		c := e.peek()
 		if i > 0 {
 			if c != ',' {
@@ -124,6 +131,9 @@ func (e *elements) count() error {
 func (e *elements) element() error {
 	switch e.t.Type {
 	case tensor.Bytes:
+		if e.base64 && e.peek() == '{' {
+			return e.bytesOf()
+		}
 		text, err := e.str()
 		if err != nil {
 			return err

@@ -284,7 +284,7 @@ func (d *decoder) binaryData(t *tensor.Tensor, size int64, hasData bool) error {
 // output reads one wanted output, whose brace was read.
 func (d *decoder) output() error {
 	o := d.r.nextOutput()
-	o.Binary, o.said = false, false
+	o.Binary, o.said, o.Classes = false, false, 0
 	seen := 0
 	for first := true; ; first = false {
 		more, err := d.more(first, '}')

@@ -79,12 +79,9 @@ func appendData(dst []byte, t *tensor.Tensor) ([]byte, error) {
 	data := t.Data
 	switch t.Type {
 	case tensor.FP32:
-		for ; len(data) >= 4; data = data[4:] {
-			v := math.Float32frombits(binary.LittleEndian.Uint32(data))
-			if v-v != 0 {
-				return dst, notJSON(t, "holds NaN or an infinity")
-			}
-			dst = append(appendFloat(dst, float64(v), 32), ',')
+		var finite bool
+		if dst, finite = appendSingles(dst, data); !finite {
+			return dst, notJSON(t, "holds NaN or an infinity")
 		}
 	case tensor.FP64:
 		for ; len(data) >= 8; data = data[8:] {

@@ -126,7 +126,6 @@ func TestHostileProto(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		{"empty", nil, "no inputs"},
 		{"cut off", good[:len(good)-1], "protobuf"},
 		{"length over the end", []byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, "protobuf"},
 		{"field 0", []byte{0x02, 0x00}, "protobuf"},

@@ -26,6 +26,11 @@ func AppendModelMetadata(dst []byte, name string, versions []string, platform st
 	return append(appendSpecs(dst, signature.Outputs), '}')
 }
 
+// AppendError appends the error body of the protocol.
+func AppendError(dst []byte, text string) []byte {
+	return append(appendString(append(dst, `{"error":`...), text), '}')
+}
+
 // AppendModelReady appends the JSON that says that a model is ready.
 func AppendModelReady(dst []byte, name string) []byte {
 	dst = append(dst, `{"name":`...)

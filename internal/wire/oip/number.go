@@ -33,7 +33,7 @@ func (s *scanner) number(d *decimal) error {
 	}
 	whole := i - digits
 	if whole == 0 || whole > 1 && b[digits] == '0' {
-		return s.unexpected("a number without leading zeros")
+		return s.notNumber()
 	}
 	count := whole
 	if i < len(b) && b[i] == '.' {

@@ -103,19 +103,26 @@ func (d *decoder) value(key []byte) (v value, err error) {
 
 // requestParameter takes the parameters that the server honours on the whole request.
 func (d *decoder) requestParameter(key []byte, v value) error {
-	switch string(key) {
-	case "timeout":
-		micros, ok := v.number.unsigned(64)
-		if v.kind != 'n' || !ok {
-			return d.fail("parameter \"timeout\" must be a whole number of microseconds")
-		}
-		var err error
-		d.r.Timeout, err = timeoutOf(micros)
-		return err
-	case "binary_data_output":
+	if string(key) == "binary_data_output" {
 		return d.boolean(key, v, &d.r.BinaryOutput)
 	}
-	return nil
+	if !isNumbered(key) || v.kind == '0' {
+		return nil
+	}
+	n, ok := v.number.unsigned(64)
+	switch {
+	case v.kind == 'n' && ok:
+	case v.kind == 's' && string(key) == "sequence_id": // a sequence may be named
+		n = uint64(len(v.text))
+	case (v.kind == 't' || v.kind == 'f') && (string(key) == "sequence_start" || string(key) == "sequence_end"):
+		n = 0
+		if v.kind == 't' {
+			n = 1
+		}
+	default:
+		return notNumbered(key)
+	}
+	return d.r.numberedParameter(string(key), n)
 }
 
 // inputParameter takes those of an input. Shared memory is refused rather than ignored: the input has no other data.
@@ -133,16 +140,16 @@ func (d *decoder) inputParameter(key []byte, v value, binary *int64) error {
 	return nil
 }
 
-// outputParameter takes those of a wanted output. Classification is refused rather than ignored: the caller would read the
-// plain output as labels.
+// outputParameter takes those of a wanted output.
 func (d *decoder) outputParameter(key []byte, v value) error {
+	o := &d.r.Outputs[len(d.r.Outputs)-1]
 	switch string(key) {
 	case "binary_data":
-		o := &d.r.Outputs[len(d.r.Outputs)-1]
 		o.said = true
 		return d.boolean(key, v, &o.Binary)
 	case "classification":
-		return unsupported("the classification extension")
+		n, ok := v.number.unsigned(64)
+		return o.classes(n, ok && v.kind == 'n')
 	case "shared_memory_region":
 		return unsupported("shared memory")
 	}
@@ -154,6 +161,15 @@ func (d *decoder) boolean(key []byte, v value, into *bool) error {
 		return d.fail("parameter %q must be true or false", string(key))
 	}
 	*into = v.kind == 't'
+	return nil
+}
+
+// classes takes the number of classes that an output is asked for.
+func (o *Output) classes(n uint64, whole bool) error {
+	if !whole || n == 0 || n > MaxClasses {
+		return api.Fail(api.CodeBadRequest, "", "parameter \"classification\" of output %q must be a whole number from 1 to %d", clip(o.Name), MaxClasses)
+	}
+	o.Classes = int(n)
 	return nil
 }
 

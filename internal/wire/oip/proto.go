@@ -147,7 +147,7 @@ func (r *Request) protoOutput(f field) error {
 		return api.Fail(api.CodeBadRequest, "", "more outputs than the limit of %d", MaxTensors)
 	}
 	o := r.nextOutput()
-	o.Binary, o.said = true, true
+	o.Binary, o.said, o.Classes = true, true, 0
 	named := false
 	err := f.message(func(f field) error {
 		switch f.number {
@@ -168,15 +168,14 @@ func (r *Request) protoOutput(f field) error {
 // protoParameter reads one entry of a parameters map; those that are not known are left alone.
 func (r *Request) protoParameter(f field, where place) error {
 	var key []byte
-	var micros uint64
-	kind := protowire.Number(0)
+	var v field // number is the kind of value
 	err := f.message(func(f field) error {
 		switch f.number {
 		case 1:
 			key = f.bytes
 		case 2:
 			return f.message(func(f field) error {
-				kind, micros = f.number, f.varint
+				v = f
 				return nil
 			})
 		}
@@ -185,25 +184,24 @@ func (r *Request) protoParameter(f field, where place) error {
 	if err != nil {
 		return err
 	}
-	const isInt64, isUint64 = 2, 5
-	switch string(key) {
-	case "timeout":
-		if where != requestParameter {
-			return nil
-		}
-		if kind != isInt64 && kind != isUint64 {
-			return api.Fail(api.CodeBadRequest, "", "parameter \"timeout\" must be a whole number of microseconds")
-		}
-		r.Timeout, err = timeoutOf(micros)
-		return err
-	case "shared_memory_region":
+	const isBool, isInt64, isString, isUint64 = 1, 2, 3, 5
+	whole := v.kind == protowire.VarintType && (v.number == isUint64 || v.number == isInt64 && int64(v.varint) >= 0)
+	switch {
+	case string(key) == "shared_memory_region" && where != requestParameter:
 		return unsupported("shared memory")
-	case "classification":
-		if where == outputParameter {
-			return unsupported("the classification extension")
-		}
+	case string(key) == "classification" && where == outputParameter:
+		return r.Outputs[len(r.Outputs)-1].classes(v.varint, whole)
+	case where != requestParameter || !isNumbered(key):
+		return nil
+	case v.number == isString && string(key) == "sequence_id":
+		return r.numberedParameter("sequence_id", uint64(len(v.bytes)))
+	case v.number == isBool && string(key) != "timeout" && string(key) != "priority":
+		whole = true
 	}
-	return nil
+	if !whole {
+		return notNumbered(key)
+	}
+	return r.numberedParameter(string(key), v.varint)
 }
 
 // field is one field of a message: bytes of a length-delimited one, varint of the others.

@@ -15,6 +15,7 @@ const (
 	MaxDepth      = 64   // nesting of JSON values
 	MaxTensors    = 256  // inputs of a request, and outputs asked for
 	MaxParameters = 64   // parameters of a request, an input or an output
+	MaxClasses    = 1000 // classes that classification may be asked for
 	MaxName       = 1024 // bytes of a name, an id or a parameter's name
 	maxNumber     = 1024 // characters of one JSON number
 	keepBlock     = 4 << 20
@@ -31,19 +32,23 @@ type Request struct {
 	Inputs  []tensor.Tensor
 	Outputs []Output // empty: all
 
+	Columns bool // V1 only: the request was in columns, and so is the answer
+
 	BinaryOutput bool // outputs come as binary unless they say otherwise
 
-	block []byte   // memory that decoded tensors are cut from
-	names []string // of the outputs, for Wanted
-	wire  wired    // what a gRPC message left to be put together
-	json  decoder  // its memory is kept
+	block []byte          // memory that decoded tensors are cut from
+	made  []tensor.Tensor // outputs after classification
+	names []string        // of the outputs, for Wanted
+	wire  wired           // what a gRPC message left to be put together
+	json  decoder         // its memory is kept
 }
 
 // Output is one output that the caller asks for.
 type Output struct {
-	Name   string
-	Binary bool
-	said   bool // Binary is the output's own wish, not the request's
+	Name    string
+	Binary  bool
+	Classes int  // the classification extension: so many of the largest elements, as text; 0 for the output itself
+	said    bool // Binary is the output's own wish, not the request's
 }
 
 // Wanted lists the names of the outputs asked for; nil means all.
@@ -70,7 +75,9 @@ func (r *Request) Reset() {
 	}
 	r.wire.reset()
 	r.json.forget()
-	r.ID, r.Timeout, r.BinaryOutput = "", 0, false
+	clear(r.made)
+	r.ID, r.Timeout, r.BinaryOutput, r.Columns = "", 0, false, false
+	r.made = r.made[:0]
 	r.Inputs, r.Outputs, r.block = r.Inputs[:0], r.Outputs[:0], block
 }
 
@@ -143,11 +150,9 @@ func keep(s *string, b []byte) {
 	}
 }
 
-// finish checks what all encodings have in common: names given once, and data that fit shape and type.
+// finish checks what all encodings have in common: names given once, and data that fit shape and type. There may be no
+// inputs: a model of constants takes none, and one that needs some says which are missing.
 func (r *Request) finish() error {
-	if len(r.Inputs) == 0 {
-		return api.Fail(api.CodeBadTensor, "", "the request has no inputs")
-	}
 	for i := range r.Inputs {
 		t := &r.Inputs[i]
 		if err := t.Check(); err != nil {
@@ -182,6 +187,40 @@ func checkBool(t *tensor.Tensor) error {
 		}
 	}
 	return nil
+}
+
+// numberedParameter takes a request's parameters that are whole numbers, in whatever encoding they came: the time-out in
+// microseconds, the priority, which says nothing to a server with one queue an endpoint, and a sequence, which only nought is
+// allowed for.
+func (r *Request) numberedParameter(key string, n uint64) (err error) {
+	switch key {
+	case "timeout":
+		r.Timeout, err = timeoutOf(n)
+		return err
+	case "sequence_id", "sequence_start", "sequence_end":
+		if n != 0 {
+			return unsupported("sequences (parameter " + key + ")")
+		}
+	}
+	return nil
+}
+
+// isNumbered reports whether a parameter is one of numberedParameter's.
+func isNumbered(key []byte) bool {
+	switch string(key) {
+	case "timeout", "priority", "sequence_id", "sequence_start", "sequence_end":
+		return true
+	}
+	return false
+}
+
+// notNumbered says that one of them is something else.
+func notNumbered(key []byte) error {
+	unit := ""
+	if string(key) == "timeout" {
+		unit = " of microseconds"
+	}
+	return api.Fail(api.CodeBadRequest, "", "parameter %q must be a whole number%s", key, unit)
 }
 
 // timeoutOf reads the parameter "timeout", in microseconds; 0 means none.

@@ -30,6 +30,16 @@ func (s *scanner) unexpected(want string) error {
 	return s.fail("%q where %s was expected", s.b[s.i], want)
 }
 
+// notNumber says what stands where a number was expected. Many encoders write NaN and Infinity as they are, which no JSON
+// has; those who meet this need to know the way out.
+func (s *scanner) notNumber() error {
+	rest := bytes.TrimLeft(s.b[s.i:], "+-")
+	if bytes.HasPrefix(rest, []byte("NaN")) || bytes.HasPrefix(rest, []byte("Inf")) {
+		return s.fail("JSON has no NaN and no infinity; send the tensor as binary data (binary_data_size)")
+	}
+	return s.unexpected("a number without leading zeros")
+}
+
 func (s *scanner) space() {
 	for s.i < len(s.b) {
 		switch s.b[s.i] {
