@@ -43,11 +43,11 @@ conformance: $(ONNXRUNTIME_LIB) system-packages ## Run the ONNX project's own ca
 	go test -count=1 -v -run TestEveryCase ./test/conformance
 
 .PHONY: interop
-interop: system-packages build ## Run clients that we did not write (PyPI) against a server
+interop: system-packages build ## Run clients that we did not write, and some in other languages, against a server
 	test/interop/run.sh
 
 .PHONY: bench
-bench: build ## Measure against the bare runtime in one run; writes a table
+bench: build ## Measure against the bare runtime, then under wrk and ghz; writes tables
 	test/load/bench.sh
 
 .PHONY: soak

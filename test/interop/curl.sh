@@ -58,6 +58,12 @@ request 1 >"$folder/one.json"
 check "the id comes back" 1 "$(call "$base/models/digits/infer" -d @"$folder/one.json" | grep -c '"id":"c-1"')"
 gzip -c "$folder/one.json" >"$folder/one.gz"
 check "a gzip body" 200 "$(status "$base/models/digits/infer" -H 'Content-Encoding: gzip' --data-binary @"$folder/one.gz")"
+for encoding in gzip deflate; do
+	request 300 | call "$base/models/digits/infer" -H "Accept-Encoding: $encoding" --compressed -D "$folder/headers" -o "$folder/body" --data-binary @-
+	check "an answer in $encoding" 1 "$(grep -ciE "^content-encoding: $encoding" "$folder/headers")"
+	check "an answer in $encoding is the same" "$(request 300 | call "$base/models/digits/infer" --data-binary @- | labels)" "$(labels <"$folder/body")"
+done
+check "version 1 of the protocol" 3 "$(sed -E 's/.*("data":)(\[[^]]*\]).*/{"instances":[\2]}/' "$demo/three.json" | call "http://$1/v1/models/digits:predict" --data-binary @- | sed -E 's/.*"label":([0-9]+).*/\1/')"
 check "a body in chunks" 200 "$(status "$base/models/digits/infer" -H 'Transfer-Encoding: chunked' --data-binary @"$folder/one.json")"
 check "a body announced with Expect" 200 "$(status "$base/models/digits/infer" -H 'Expect: 100-continue' --data-binary @"$folder/one.json")"
 check "HTTP/1.0" 200 "$(status -0 "$base/models/digits/infer" --data-binary @"$folder/one.json")"

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 from google.protobuf import json_format
+from tritonclient.utils import InferenceServerException
 
 from harness import INVALID, MISSING, NotRun, expect, refused
 
@@ -199,14 +200,30 @@ def test_shared_memory_is_refused_or_works(world, client):
 
 # ---------------------------------------------------------------- compressed bodies
 
-def test_compressed_requests(world, client):
+def compressed(world, client, option, *ways):
     given = client.module.InferInput("image", list(world.images.shape), "FP32")
     given.set_data_from_numpy(world.images, **client.options)
-    option = "compression_algorithm" if client.protocol == "grpc" else "request_compression_algorithm"
-    # gRPC's own encodings are gzip and none: grpc-go, like most implementations, has no deflate and must say so.
-    for how in ("gzip",) if client.protocol == "grpc" else ("gzip", "deflate"):
+    for how in ways:
         found = client.real.infer("digits", [given], **{option: how}).as_numpy("label")
         expect((found == world.expected).all(), f"{how}: labels differ")
+
+
+def test_compressed_requests(world, client):
+    if client.protocol == "grpc":
+        compressed(world, client, "compression_algorithm", "gzip")
+    else:
+        compressed(world, client, "request_compression_algorithm", "gzip", "deflate")
+
+
+def test_deflate(world, client):
+    """gRPC leaves it to a server which encodings it has; one that it lacks must be refused as such."""
+    if client.protocol != "grpc":
+        return  # see above
+    try:
+        compressed(world, client, "compression_algorithm", "deflate")
+    except InferenceServerException as e:
+        expect(e.status() == "StatusCode.UNIMPLEMENTED" and "deflate" in e.message(), e)
+        raise NotRun("the server has no deflate for gRPC messages, and says so") from None
 
 
 def test_compressed_answers(world, client):

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 
-from harness import NotRun, expect
+from harness import Client, NotRun, expect
 
 CLIENT_SECONDS = 120
 ANALYZER_SECONDS = 60
@@ -39,9 +39,11 @@ def perf_analyzer(world, protocol):
     program = os.environ.get("PERF_ANALYZER", "!PERF_ANALYZER does not say where it is")
     if program.startswith("!"):
         raise NotRun(program[1:])
+    with Client(world.server, "http") as http:
+        batched = http.real.get_model_config("digits")["max_batch_size"] > 0
     table = world.server.folder / f"perf-{protocol}.csv"
     done = subprocess.run([program, "-m", "digits", "-i", protocol, "-u", world.server.addresses[protocol], "-b", "1",
-                           "--shape", "image:64", "--concurrency-range", str(CONCURRENCY), "-p", "1000", "--max-trials", "5",
+                           "--shape", "image:64" if batched else "image:1,64", "--concurrency-range", str(CONCURRENCY), "-p", "1000", "--max-trials", "5",
                            "-s", "50", "-f", str(table)],
                           capture_output=True, text=True, timeout=ANALYZER_SECONDS, stdin=subprocess.DEVNULL,
                           cwd=world.server.folder)

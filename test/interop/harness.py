@@ -1,5 +1,6 @@
 """The server under test, and what every test of it needs: clients, the demo's rows, expectations, and the count."""
 import csv
+import http.server
 import json
 import os
 import pathlib
@@ -23,18 +24,38 @@ STOP_SECONDS = 30     # from SIGTERM to the end of the process
 COMMAND_SECONDS = 120
 
 
+class Collector(http.server.ThreadingHTTPServer):
+    """A collector of traces that takes whatever comes: without one the server has nothing to trace for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
 class Server:
     """The server under test, in a data directory of its own."""
 
     def __init__(self, binary):
         self.binary = binary
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="penstock-interop-"))
+        self.collector = Collector()
         self.log = open(self.folder / "server.log", "wb")
         # A home of its own: no configuration file or key of the person who runs this is read.
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {"HOME": str(self.folder)}
         self.process = subprocess.Popen(
             [binary, "serve", "--dev", "--data", str(self.folder / "data"), "--http", "127.0.0.1:0",
-             "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--print-addresses"],
+             "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--print-addresses", "--otlp", self.collector.url],
             stdout=subprocess.PIPE, stderr=self.log, stdin=subprocess.DEVNULL, env=self.env)
         lines = queue.Queue()
         threading.Thread(target=self.drain, args=(lines,), daemon=True).start()
@@ -75,6 +96,7 @@ class Server:
         return code == 0
 
     def remove(self):
+        self.collector.shutdown()
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

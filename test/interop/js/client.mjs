@@ -148,6 +148,19 @@ const tests = {
 			assert.equal(found.filter((l, i) => l === labels[i]).length, accuracy["digits-v1"].right, encoding);
 		}
 	},
+	async "a large answer as fetch asks for it, compressed"() {
+		const answer = ok(await infer("digits", { inputs: [image(pixels)] })); // fetch sends Accept-Encoding by itself
+		assert.match(answer.headers.get("content-encoding") ?? "", /^(gzip|deflate)$/);
+	},
+	async "version 1 of the protocol"() {
+		ok(await call("/v1/models/digits"));
+		const answer = await post("/v1/models/digits:predict", JSON.stringify({ instances: pixels }));
+		const { predictions } = json(ok(answer));
+		assert.equal(predictions.filter((p, i) => p.label === labels[i]).length, accuracy["digits-v1"].right);
+		refused(await post("/v1/models/nobody:predict", '{"instances":[[1]]}'), 404, /nobody/);
+		refused(await post("/v1/models/digits:predict", '{"instances":[[1]]}'), 400, /./);
+		refused(await post("/v1/models/digits:predict", "{}"), 400, /./);
+	},
 	async "errors"() {
 		const one = { inputs: [image(pixels.slice(0, 1))] };
 		refused(await infer("nobody", one), 404, /nobody/);
