@@ -201,7 +201,7 @@ func (c *call) feed(inputs []Tensor) error {
 			return fmt.Errorf("onnxruntime: input %q is given twice", t.Name)
 		}
 		c.seen[at/64] |= 1 << (at % 64)
-		names[i] = s.feedNames[at]
+		point(unsafe.Pointer(&names[i]), unsafe.Pointer(s.feedNames[at]))
 		if err := c.place(t, &in[i], &dims); err != nil {
 			return fmt.Errorf("onnxruntime: input %q: %w", t.Name, err)
 		}
@@ -225,7 +225,7 @@ func (c *call) place(t *Tensor, to *C.ort_tensor, dims *[]int64) error {
 		// Kernels are compiled for aligned elements. A fresh block is aligned for any element that divides its size.
 		data = append(make([]byte, 0, len(data)), data...)
 	}
-	to.shape = (*C.int64_t)(unsafe.Pointer(unsafe.SliceData(*dims)))
+	point(unsafe.Pointer(&to.shape), unsafe.Pointer(unsafe.SliceData(*dims)))
 	copy(*dims, t.Shape)
 	*dims = (*dims)[len(t.Shape):]
 	to.rank = C.size_t(len(t.Shape))
@@ -233,14 +233,19 @@ func (c *call) place(t *Tensor, to *C.ort_tensor, dims *[]int64) error {
 	to.size = C.size_t(len(data))
 	to.owned = false
 	if len(data) == 0 {
-		to.data = unsafe.Pointer(c.frame) // never read, but ONNX Runtime wants an address
+		point(unsafe.Pointer(&to.data), unsafe.Pointer(c.frame)) // never read, but ONNX Runtime wants an address
 		return nil
 	}
 	p := unsafe.Pointer(unsafe.SliceData(data))
 	c.pinner.Pin(p)
-	to.data = p
+	point(unsafe.Pointer(&to.data), p)
 	return nil
 }
+
+// point writes an address into a field of C's memory, as a number. Written as a pointer, the collector's write barrier
+// would look at the address that the field held before: that of an earlier call's input, which may be gone, and the
+// process would end with "found pointer to free object". What is pointed to is pinned or C's own.
+func point(field, to unsafe.Pointer) { *(*uintptr)(field) = uintptr(to) }
 
 // check makes sure that C finds what shape and type promise.
 func (t *Tensor) check() error {
@@ -308,7 +313,7 @@ func (c *call) fetch(outputs []string) error {
 		if !ok {
 			return fmt.Errorf("onnxruntime: the model has no output %q", name)
 		}
-		names[i] = s.fetchNames[at]
+		point(unsafe.Pointer(&names[i]), unsafe.Pointer(s.fetchNames[at]))
 		c.outputs = append(c.outputs, Tensor{Name: s.outputs[at].Name})
 	}
 	c.frame.outputs = C.size_t(len(c.outputs))
@@ -399,6 +404,7 @@ func (r *Result) Release() {
 	}
 	c := r.call
 	r.call, r.Outputs = nil, nil
+	clear(c.outputs) // views of memory that is given back now
 	C.ort_frame_clear(c.frame)
 	c.release()
 }

@@ -408,3 +408,38 @@ func TestExternalData(t *testing.T) {
 		})
 	}
 }
+
+// TestInputsThatComeAndGo gives ever new small inputs while the garbage collector runs without pause. An address that a
+// call leaves behind in C's memory must never be seen by the collector again: its object may be gone by then. (Writing
+// over it as a pointer shows it to the collector's write barrier, which ends the process.)
+func TestInputsThatComeAndGo(t *testing.T) {
+	rt := open(t)
+	s := load(t, rt, orttest.Identity(orttest.Float), ort.SessionOptions{})
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	})
+	defer all.Wait()
+	defer close(stop)
+	rounds := 20_000
+	if testing.Short() {
+		rounds = 4_000
+	}
+	for i := range rounds {
+		batch := 1 + int64(i*7%97) // of many sizes, so that a gone object's place is not taken at once by the next
+		input := ort.Tensor{Name: "x", Type: orttest.Float, Shape: []int64{batch, 4}, Data: make([]byte, batch*16)}
+		result, err := s.Run([]ort.Tensor{input}, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result.Release()
+	}
+}
