@@ -79,10 +79,10 @@ func accepted(values []string) string {
 					continue
 				}
 			}
-			switch name := strings.ToLower(strings.TrimSpace(name)); {
-			case name == "gzip":
+			switch name := strings.ToLower(strings.TrimSpace(name)); name {
+			case "gzip":
 				return name
-			case name == "deflate":
+			case "deflate":
 				best = name
 			}
 		}
