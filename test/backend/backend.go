@@ -17,12 +17,16 @@ import (
 	"github.com/penstock/penstock/internal/tensor"
 )
 
-// Folder is where the package puts the cases, one folder for each.
-const Folder = "/usr/share/libonnx-testdata/data/node"
+// Folder is where the package puts the cases: in each of Sets a folder for each case.
+const Folder = "/usr/share/libonnx-testdata/data"
+
+// Sets are the kinds of cases that come with their model. The package has one more, of models to be downloaded.
+func Sets() []string { return []string{"node", "pytorch-converted", "pytorch-operator", "simple"} }
 
 // Case is one folder: a model of mostly one operator, and sets of inputs for it.
 type Case struct {
-	Name     string // of the folder, without the "test_" that all have
+	Set      string // one of Sets
+	Name     string // of the folder, without the "test_" that all have; behind its set when that is not the first
 	Path     string // of the model
 	Model    []byte
 	Operator string            // of the first node
@@ -36,22 +40,27 @@ func (c *Case) Endpoint() string { return strings.ToLower(c.Name) }
 // Read reads every folder. One that it does not understand fails the test: nothing is left out.
 func Read(t testing.TB) []*Case {
 	t.Helper()
-	folders, err := os.ReadDir(Folder)
-	if err != nil {
-		t.Fatalf("%v: the cases come with Debian's package libonnx-testdata; run `make system-packages`", err)
-	}
 	seen := map[string]bool{}
-	all := make([]*Case, 0, len(folders))
-	for _, folder := range folders {
-		c, err := readCase(filepath.Join(Folder, folder.Name()))
+	var all []*Case
+	for _, set := range Sets() {
+		folders, err := os.ReadDir(filepath.Join(Folder, set))
 		if err != nil {
-			t.Fatalf("%s: %v", folder.Name(), err)
+			t.Fatalf("%v: the cases come with Debian's package libonnx-testdata; run `make system-packages`", err)
 		}
-		if seen[c.Endpoint()] {
-			t.Fatalf("two cases are named %s", c.Endpoint())
+		for _, folder := range folders {
+			c, err := readCase(filepath.Join(Folder, set, folder.Name()))
+			if err != nil {
+				t.Fatalf("%s: %v", folder.Name(), err)
+			}
+			if c.Set = set; set != Sets()[0] {
+				c.Name = set + "-" + c.Name
+			}
+			if seen[c.Endpoint()] {
+				t.Fatalf("two cases are named %s", c.Endpoint())
+			}
+			seen[c.Endpoint()] = true
+			all = append(all, c)
 		}
-		seen[c.Endpoint()] = true
-		all = append(all, c)
 	}
 	return all
 }

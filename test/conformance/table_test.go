@@ -30,6 +30,10 @@ const (
 	golden      = "testdata/refused.golden"
 )
 
+// localeMark is in the refusals of cases that need the machine's locale en_US.UTF-8. The page has them as they are without
+// it; where the locale is installed they run, and the counts differ by them.
+const localeMark = "StringNormalizer::"
+
 // pageTitle begins the golden page.
 const pageTitle = "# What TestEveryCase counts, and every refusal: case | step | rule | reason. `go test ./test/conformance -rewrite` writes it.\n#\n"
 
@@ -43,10 +47,11 @@ type tally struct {
 	random  []string                  // cases whose numbers are drawn
 	truths  map[string]int            // what ONNX Runtime makes of the cases
 	foreign map[string]int            // why cases are not of tensors alone
+	sets    map[string]int            // where the cases come from
 }
 
 func newTally() *tally {
-	y := &tally{counts: map[string]map[string]int{}, truths: map[string]int{}, foreign: map[string]int{}}
+	y := &tally{counts: map[string]map[string]int{}, truths: map[string]int{}, foreign: map[string]int{}, sets: map[string]int{}}
 	for _, p := range protocols {
 		y.counts[p] = map[string]int{}
 	}
@@ -63,9 +68,10 @@ func (y *tally) know(c *backend.Case, found truth) {
 	case found.refused != "":
 		said = "loads, but does not run"
 	case c.Foreign != "":
-		said = "loads; not asked to run, as it is not of tensors"
+		said = "loads, and is not asked to run, as not all is tensors"
 	}
 	y.truths[said]++
+	y.sets[c.Set]++
 	if c.Foreign != "" {
 		y.foreign[c.Foreign]++
 	}
@@ -99,9 +105,12 @@ func (y *tally) table(t *testing.T, all int) string {
 	defer y.mu.Unlock()
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d cases\n", all)
+	for _, set := range sortedKeys(y.sets) {
+		fmt.Fprintf(&b, "  %4d in %s\n", y.sets[set], set)
+	}
 	sum := 0
 	for _, said := range sortedKeys(y.truths) {
-		fmt.Fprintf(&b, "  %4d ONNX Runtime %s\n", y.truths[said], said)
+		fmt.Fprintf(&b, "  %4d that ONNX Runtime %s\n", y.truths[said], said)
 		sum += y.truths[said]
 	}
 	if sum != all {
@@ -162,7 +171,8 @@ func (y *tally) compare(t *testing.T, table string, asked []*backend.Case, rewri
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !testing.Short() && !strings.HasPrefix(string(page), head) {
+	same := strings.Count(string(page), localeMark) == strings.Count(strings.Join(y.refused, "\n"), localeMark)
+	if !testing.Short() && same && !strings.HasPrefix(string(page), head) {
 		t.Errorf("the counts are not those of %s; after a change of libonnx-testdata or ONNX Runtime run with -rewrite and read the difference", golden)
 	}
 	mine := map[string]bool{}
@@ -181,7 +191,7 @@ func (y *tally) compare(t *testing.T, table string, asked []*backend.Case, rewri
 		}
 	}
 	for _, line := range want {
-		if !slices.Contains(y.refused, line) {
+		if !slices.Contains(y.refused, line) && !strings.Contains(line, localeMark) {
 			t.Errorf("not refused any more, or otherwise, and still in %s: %s", golden, line)
 		}
 	}
