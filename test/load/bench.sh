@@ -5,4 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p bin
 go build -trimpath -o bin/bench ./test/load/bench
-exec bin/bench "$@"
+bin/bench "$@"
+cd test/load/json
+go build -trimpath -o ../../../bin/bench-json .
+GOEXPERIMENT=jsonv2 go build -trimpath -o ../../../bin/bench-jsonv2 .
+../../../bin/bench-json
+echo
+echo "The same with GOEXPERIMENT=jsonv2:"
+exec ../../../bin/bench-jsonv2
