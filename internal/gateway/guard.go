@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/penstock/penstock/api"
 )
 
 // guardPath refuses requests that parts of the way might read differently, before anything routes them: a path with
@@ -14,15 +17,15 @@ func (c Config) guardPath(next http.Handler) http.Handler {
 		switch r.Method {
 		case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
 		default:
-			refuse(w, http.StatusMethodNotAllowed, "Method Not Allowed")
+			refuse(w, r, http.StatusMethodNotAllowed, "Method Not Allowed")
 			return
 		}
 		if smuggled(r) {
-			refuse(w, http.StatusBadRequest, "the length of the request is in doubt: it has both Content-Length and Transfer-Encoding, or a folded header")
+			refuse(w, r, http.StatusBadRequest, "the length of the request is in doubt: it has both Content-Length and Transfer-Encoding, or a folded header")
 			return
 		}
 		if fault := oddPath(r.RequestURI); fault != "" {
-			refuse(w, http.StatusBadRequest, fault)
+			refuse(w, r, http.StatusBadRequest, fault)
 			return
 		}
 		if r.ContentLength != 0 {
@@ -33,10 +36,25 @@ func (c Config) guardPath(next http.Handler) http.Handler {
 	})
 }
 
+// controlPrefix begins the paths of the control API, whose errors are problems.
+const controlPrefix = "/api/"
+
 // refuse answers and closes the connection: whatever follows on it is not to be trusted.
-func refuse(w http.ResponseWriter, status int, text string) {
+func refuse(w http.ResponseWriter, r *http.Request, status int, text string) {
 	w.Header().Set("Connection", "close")
-	writeError(w, status, text)
+	if !strings.HasPrefix(r.RequestURI, controlPrefix) {
+		writeError(w, status, text)
+		return
+	}
+	problem := api.ProblemOf(api.Fail(api.CodeBadRequest, "", "%s", text), "")
+	problem.Status = status
+	body, err := json.Marshal(problem)
+	if err != nil {
+		body = []byte(`{"status":400}`) // cannot happen with strings and numbers
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the caller may be gone
 }
 
 // oddPath says what is wrong with a request's target, or nothing.

@@ -1,13 +1,23 @@
 #!/usr/bin/env bash
-# Measures Penstock against the bare runtime and bare servers in one run, then under programs of others (foreign.sh).
-# Flags are for the first stage and leave the second one out; -help lists them. It takes about seven minutes and wants the
-# machine for itself.
+# Measures Penstock against the bare runtime and bare servers in one run, then its JSON decoder beside public ones, then
+# the server under programs of others (foreign.sh). Flags are for the first stage and leave the others out; -help lists
+# them. It takes about eight minutes and wants the machine for itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p bin
 go build -trimpath -o bin/bench ./test/load/bench
 bin/bench "$@"
-if [ $# -eq 0 ]; then
-	printf '\nUnder wrk and ghz:\n'
-	test/load/foreign.sh
-fi
+[ $# -eq 0 ] || exit 0
+
+printf '\nAn image as JSON, decoded by Penstock and by public libraries:\n'
+(
+	cd test/load/json
+	go build -trimpath -o ../../../bin/bench-json .
+	GOEXPERIMENT=jsonv2 go build -trimpath -o ../../../bin/bench-jsonv2 .
+)
+bin/bench-json
+printf '\nThe same with GOEXPERIMENT=jsonv2:\n'
+bin/bench-jsonv2
+
+printf '\nUnder wrk and ghz:\n'
+test/load/foreign.sh

@@ -119,6 +119,17 @@ func TestRawHTTP(t *testing.T) {
 	}
 }
 
+// TestOddControlPaths are refused by the same guard, in the control API's own form.
+func TestOddControlPaths(t *testing.T) {
+	b := start(t, nil)
+	for _, path := range []string{"/api/v1//whoami", "/api/v1/../v1/whoami", "/api/v1/tenants/a%2fb", "/api/v1/whoami;x"} {
+		status, body, closed := raw(t, b.http, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		if status != 400 || !closed || !strings.Contains(body, `"code":"bad_request"`) || strings.Contains(body, `"error"`) {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+}
+
 // TestWatchFollows sends requests in one go, to see that the framing is followed through bodies that look like requests.
 func TestWatchFollows(t *testing.T) {
 	b := start(t, nil)

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/tensor"
 	"github.com/penstock/penstock/internal/wire/oip"
 )
@@ -165,4 +166,33 @@ func TestHostileProto(t *testing.T) {
 	if err := r.DecodeProto(append([]byte(strings.Repeat("\x78\x01", 10_000_000)), good...)); err != nil {
 		t.Errorf("unknown fields: %v", err)
 	}
+}
+
+func FuzzDecodeV1(f *testing.F) {
+	for _, seed := range []string{
+		`{"instances":[[1,2],[3,4.5]]}`, `{"instances":[{"x":[1,2],"s":"a"},{"s":{"b64":"/w=="},"x":[3,4]}]}`,
+		`{"inputs":{"x":[[1,2]],"s":["a"]},"signature_name":"s"}`, `{"inputs":[[]]}`, `{"instances":[1,2]}`, `{"instances":[]}`,
+	} {
+		f.Add([]byte(seed), true)
+		f.Add([]byte(seed), false)
+	}
+	inputs := []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1, 2}}, {Name: "s", Datatype: "BYTES", Shape: []int64{-1}}}
+	f.Fuzz(func(t *testing.T, body []byte, both bool) {
+		specs := inputs[:1]
+		if both {
+			specs = inputs
+		}
+		var r oip.Request
+		if err := r.DecodeV1(body, specs); err != nil {
+			return
+		}
+		if !json.Valid(body) {
+			t.Errorf("accepted what is not JSON: %q", body)
+		}
+		sound(t, &r, len(body))
+		out, err := (&oip.Response{Outputs: r.Inputs}).AppendV1(nil, r.Columns)
+		if err == nil && !json.Valid(out) {
+			t.Errorf("answered what is not JSON: %s", out)
+		}
+	})
 }
