@@ -79,11 +79,11 @@ func accepted(values []string) string {
 					continue
 				}
 			}
-			switch name := strings.ToLower(strings.TrimSpace(name)); {
-			case name == "gzip":
-				return name
-			case name == "deflate":
-				best = name
+			switch coding := strings.ToLower(strings.TrimSpace(name)); coding {
+			case "gzip":
+				return coding
+			case "deflate":
+				best = coding
 			}
 		}
 	}
