@@ -2,6 +2,7 @@ package oip_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -78,7 +79,7 @@ func TestStream(t *testing.T) {
 			t.Errorf("%d: %v", i, answer)
 		}
 	}
-	if _, err := stream.Recv(); err != io.EOF {
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("the end: %v", err)
 	}
 	if err := <-sent; err != nil {
@@ -140,12 +141,12 @@ func TestStreamEnds(t *testing.T) {
 		timed := inferRequest("echo")
 		timed.Parameters = map[string]*wire.InferParameter{"timeout": {ParameterChoice: &wire.InferParameter_Int64Param{Int64Param: 1000}}}
 		_ = stream.Send(timed)
-		if err := <-b.walk.wait; err != context.DeadlineExceeded { // the fourth runs beside the first three
+		if err := <-b.walk.wait; !errors.Is(err, context.DeadlineExceeded) { // the fourth runs beside the first three
 			t.Errorf("timed: %v", err)
 		}
 		hangUp()
 		for range 3 {
-			if err := <-b.walk.wait; err != context.Canceled {
+			if err := <-b.walk.wait; !errors.Is(err, context.Canceled) {
 				t.Errorf("%v", err)
 			}
 		}
