@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/penstock/penstock/api"
 )
 
@@ -46,12 +48,14 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, text string) {
 		writeError(w, status, text)
 		return
 	}
-	problem := api.ProblemOf(api.Fail(api.CodeBadRequest, "", "%s", text), "")
+	id := ulid.Make().String()
+	problem := api.ProblemOf(api.Fail(api.CodeBadRequest, "", "%s", text), id)
 	problem.Status = status
 	body, err := json.Marshal(problem)
 	if err != nil {
 		body = []byte(`{"status":400}`) // cannot happen with strings and numbers
 	}
+	w.Header().Set("Penstock-Request-Id", id)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // the caller may be gone

@@ -534,14 +534,14 @@ func badPaths() []badCall {
 		{name: "long key", method: "POST", path: tenantPath + "/endpoints/digits/rollback", body: "{}", header: []string{"Idempotency-Key", strings.Repeat("k", 256)}, status: 400, code: api.CodeBadRequest, says: "Idempotency-Key"},
 		{name: "key with a space", method: "POST", path: tenantPath + "/endpoints/digits/rollback", body: "{}", header: []string{"Idempotency-Key", "a b"}, status: 400, code: api.CodeBadRequest, says: "Idempotency-Key"},
 		{name: "another origin", method: "POST", path: tenantPath + "/endpoints/digits/rollback", body: "{}", header: []string{"Origin", "https://evil.example"}, status: 403, code: api.CodeForbidden, says: "origin"},
-		// The door in front of both planes answers these in the data plane's form.
-		{name: "dots in the path", method: "GET", path: tenantPath + "/models/../keys", status: 400, says: "dot segment"},
-		{name: "escaped dots in the path", method: "GET", path: tenantPath + "/models/%2e%2e/keys", status: 400, says: "escape"},
-		{name: "an escaped slash", method: "GET", path: tenantPath + "/models/a%2Fb", status: 400, says: "escape"},
-		{name: "an empty segment", method: "GET", path: "/api/v1//tenants", status: 400, says: "empty segment"},
-		{name: "a parameter in the path", method: "GET", path: tenantPath + "/models;x=1", status: 400, says: "character"},
-		{name: "NUL in the path", method: "GET", path: tenantPath + "/models/a%00", status: 400, says: "escape"},
-		{name: "a method of nobody's", method: "TRACE", path: tenantPath + "/models", status: 405, says: "Method Not Allowed"},
+		// The door in front of both planes answers these, in the control plane's form.
+		{name: "dots in the path", method: "GET", path: tenantPath + "/models/../keys", status: 400, code: api.CodeBadRequest, says: "dot segment"},
+		{name: "escaped dots in the path", method: "GET", path: tenantPath + "/models/%2e%2e/keys", status: 400, code: api.CodeBadRequest, says: "escape"},
+		{name: "an escaped slash", method: "GET", path: tenantPath + "/models/a%2Fb", status: 400, code: api.CodeBadRequest, says: "escape"},
+		{name: "an empty segment", method: "GET", path: "/api/v1//tenants", status: 400, code: api.CodeBadRequest, says: "empty segment"},
+		{name: "a parameter in the path", method: "GET", path: tenantPath + "/models;x=1", status: 400, code: api.CodeBadRequest, says: "character"},
+		{name: "NUL in the path", method: "GET", path: tenantPath + "/models/a%00", status: 400, code: api.CodeBadRequest, says: "escape"},
+		{name: "a method of nobody's", method: "TRACE", path: tenantPath + "/models", status: 405, code: api.CodeBadRequest, says: "Method Not Allowed"},
 	}
 }
 
