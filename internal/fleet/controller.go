@@ -142,6 +142,7 @@ type Controller struct {
 	engines atomic.Pointer[map[string]engine.Engine]
 	probes  chan struct{} // a place for a throw-away worker
 	serial  atomic.Int64  // numbers sockets and throw-away workers
+	started chan struct{} // closed when Run takes work
 	stop    chan struct{} // closed when Run's ctx ends
 	lives   sync.WaitGroup
 
@@ -167,7 +168,7 @@ func New(config Config) (*Controller, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	c := &Controller{config: config.orDefault(), stop: make(chan struct{}), wants: map[string]*want{}, trials: map[api.Digest]*trial{}}
+	c := &Controller{config: config.orDefault(), started: make(chan struct{}), stop: make(chan struct{}), wants: map[string]*want{}, trials: map[api.Digest]*trial{}}
 	c.probes = make(chan struct{}, c.config.Probes)
 	c.engines.Store(&map[string]engine.Engine{})
 	names := []string{InProcess}
@@ -196,6 +197,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.dir = dir
 	c.mu.Unlock()
+	close(c.started)
 	for _, s := range c.slots {
 		c.loop.Hint(s.name) // from here on each slot says itself when to come back
 	}
@@ -219,6 +221,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.lives.Wait()
 	return err
 }
+
+// Started is closed when Run takes work: Probe is refused before.
+func (c *Controller) Started() <-chan struct{} { return c.started }
 
 func (c *Controller) hintAll() {
 	for _, s := range c.slots {

@@ -257,20 +257,34 @@ func Run(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 
 func (s *System) run(ctx context.Context, stdout, stderr io.Writer) error {
 	running, failed := s.start()
-	err := s.announce(stdout, stderr)
-	if err == nil {
-		select {
-		case <-ctx.Done():
-			s.log.Info("stopping", "grace", s.cfg.Grace)
-		case err = <-failed:
-		}
-	}
+	err := s.wait(ctx, failed, stdout, stderr)
 	s.admin.Drain()
 	s.rollout.Drain()
 	for _, r := range slices.Backward(running) {
 		err = errors.Join(err, r.stop())
 	}
 	return errors.Join(err, s.Close())
+}
+
+// wait tells that the server is ready, when it is, and returns at its end: nil when ctx ends, or the error of a service.
+func (s *System) wait(ctx context.Context, failed <-chan error, stdout, stderr io.Writer) error {
+	select {
+	case <-s.fleet.Started(): // the doors listen since New
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+	if err := s.announce(stdout, stderr); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping", "grace", s.cfg.Grace)
+		return nil
+	case err := <-failed:
+		return err
+	}
 }
 
 // running is a service under way.
