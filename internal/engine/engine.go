@@ -61,7 +61,7 @@ type Request struct {
 	Instance string
 	Inputs   []tensor.Tensor
 	Outputs  []string
-	Priority int           // level, 1 the highest; 0 is the instance's default
+	Priority int // level, 1 the highest; 0 is the instance's default
 }
 
 // Answer holds the outputs and where the time went: Queue is waiting inside the engine, Compute is inside the runtime.
