@@ -109,6 +109,7 @@ func (b *Batching) checkPreferred(bad func(string, ...any) error) error {
 // LoadOptions is how an instance is held, beyond which file it is. Instances that differ in it are loaded apart.
 type LoadOptions struct {
 	Batching *Batching `json:"batching,omitempty"`
+	Chain    *Chain    `json:"chain,omitempty"` // in place of one model
 }
 
 // LoadOptionsMax is the most bytes of options as text.
