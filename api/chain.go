@@ -5,14 +5,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
 // Limits of a chain.
 const (
-	ChainStepsMax   = 32      // steps of one chain
-	ChainTensorsMax = 256     // tensors that pass between its steps, inputs and outputs included
-	ChainDepthMax   = 16      // steps that follow each other
+	ChainStepsMax   = 32        // steps of one chain
+	ChainTensorsMax = 256       // tensors that pass between its steps, inputs and outputs included
+	ChainDepthMax   = 16        // steps that follow each other
 	ChainBytesMax   = 512 << 10 // of a resolved chain as JSON, labels included
 )
 
@@ -75,6 +76,25 @@ type ChainStep struct {
 type ChainLink struct {
 	Tensor string `json:"tensor" doc:"Name that the step knows it by."`
 	From   string `json:"from" doc:"Source."`
+}
+
+// Title names a chain by the models that it runs: "chain(fraud@3, names)".
+func (c *ChainSpec) Title() string {
+	var models []string
+	for _, s := range c.Steps {
+		if s.Model != "" {
+			models = append(models, s.Model)
+		}
+	}
+	return "chain(" + strings.Join(models, ", ") + ")"
+}
+
+func (c *Chain) title() string {
+	var models []string
+	for _, m := range c.Members() {
+		models = append(models, Ref{Model: m.Model, Version: m.Version}.String())
+	}
+	return "chain(" + strings.Join(models, ", ") + ")"
 }
 
 // Signature is what the chain takes and gives as a whole.

@@ -26,6 +26,7 @@ type Exchange struct {
 	Executed  int64          `json:"executed,omitempty" doc:"Rows of the batch in which it was run, its own included; 0 when it was run alone."`
 	Wait      time.Duration  `json:"wait_ns,omitempty" doc:"Waiting for a batch to form, part of the queue time, nanoseconds."`
 	Priority  int            `json:"priority,omitempty" doc:"Priority that the caller asked for, 1 the highest."`
+	Steps     []StepTime     `json:"steps,omitempty" doc:"Where a chain's time went, step by step."`
 	Retries   int            `json:"retries,omitempty" doc:"Times it was sent again."`
 	Code      Code           `json:"code,omitempty" doc:"Error code; absent on success."`
 	Error     string         `json:"error,omitempty" doc:"Message of the error."`

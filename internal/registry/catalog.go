@@ -233,6 +233,26 @@ func (c *Catalog) OpenArtifact(ctx context.Context, t api.TenantID, ref api.Ref,
 		WithCure("List its files with `penstock show %s`.", v.Ref())
 }
 
+// ReadArtifact reads one file of a version whole, when it is no larger than limit.
+func (c *Catalog) ReadArtifact(ctx context.Context, t api.TenantID, ref api.Ref, path string, limit int64) ([]byte, error) {
+	a, f, err := c.OpenArtifact(ctx, t, ref, path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if a.Size > limit {
+		return nil, api.Fail(api.CodeTooLarge, ref.String(), "the file %q has %d bytes; the limit is %d", shown(path), a.Size, limit)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) != a.Size {
+		err = errors.New("it has another size than its version says")
+	}
+	if err != nil {
+		return nil, storage("read a version's file", err)
+	}
+	return text, nil
+}
+
 func mayWrite(p *api.Principal) error {
 	if !p.Allows(api.ScopeWrite) {
 		return api.Fail(api.CodeForbidden, "", "this needs a key with the scope %q", api.ScopeWrite)

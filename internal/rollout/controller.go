@@ -55,6 +55,9 @@ type Config struct {
 	Log            *slog.Logger
 	Store          Store
 	Catalog        Catalog
+	Chains         Chains // nil: no chains
+	Files          Files  // for chains
+	Prober         Prober // for chains; nil: they are not tried
 	Fleet          Fleet
 	Meter          Meter
 }
@@ -233,11 +236,16 @@ func (c *Controller) want() {
 	c.Fleet.SetWants(slices.Collect(maps.Values(wants)))
 }
 
+// want is what the fleet must hold for a variant.
+func want(v *api.Variant) api.Want {
+	return api.Want{Instance: Instance(v), Digest: v.Digest, Format: v.Format, Subject: v.Subject(),
+		Replicas: v.Serving.Replicas, Options: v.LoadOptions()}
+}
+
 func addWants(wants map[string]api.Want, rev *api.Revision) {
 	for _, v := range rev.Variants {
-		w := api.Want{Instance: Instance(&v), Tenant: rev.Tenant, Digest: v.Digest, Format: v.Format,
-			Subject: api.Ref{Model: v.Model, Version: v.Version}.String(), Replicas: v.Serving.Replicas,
-			Options: v.Serving.LoadOptions()}
+		w := want(&v)
+		w.Tenant = rev.Tenant
 		if old, ok := wants[w.Instance]; ok {
 			w.Subject, w.Tenant = old.Subject, old.Tenant
 			if old.Replicas == 0 || w.Replicas == 0 {
@@ -250,7 +258,7 @@ func addWants(wants map[string]api.Want, rev *api.Revision) {
 }
 
 // Instance names the loaded form of a variant: its digest, so that revisions with the same version share it, and of
-// options that are not the defaults a digest of theirs.
+// options that are not the defaults a digest of theirs. A chain's digest tells its steps already.
 func Instance(v *api.Variant) string {
 	options := v.Serving.LoadOptions()
 	text := options.Text()

@@ -143,7 +143,7 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 		answer, err := p.send(ctx, c, r)
 		if err == nil {
 			x.Queue += answer.Queue
-			x.Compute, x.Executed, x.Wait = answer.Compute, int64(answer.Batch), answer.Wait
+			x.Compute, x.Executed, x.Wait, x.Steps = answer.Compute, int64(answer.Batch), answer.Wait, answer.Steps
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
 		}
 		switch {

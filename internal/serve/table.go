@@ -188,6 +188,14 @@ func (v *variant) balance(failed []api.Replica) *replica {
 	return best
 }
 
+// platform names what runs a format, as Triton names its platforms.
+func platform(format string) string {
+	if format == api.FormatChain {
+		return "penstock_chain"
+	}
+	return "onnxruntime_onnx"
+}
+
 // Describe gives what a caller may know of an endpoint; version is empty or a decimal number.
 func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version string) (View, error) {
 	t := p.table.Load()
@@ -208,7 +216,7 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 			continue
 		}
 		if len(view.Versions) == 0 {
-			view.Signature, view.Platform, view.Ready = v.Signature, "onnxruntime_onnx", true
+			view.Signature, view.Platform, view.Ready = v.Signature, platform(v.Format), true
 		}
 		view.Versions = append(view.Versions, number)
 		if len(v.replicas) == 0 && v.Weight > 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/blob/files"
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/gateway"
@@ -59,7 +60,7 @@ type System struct {
 	blobs    *files.Store
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
-	inside   *onnxruntime.Engine // nil with worker processes
+	inside   engine.Engine // nil with worker processes
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
@@ -142,7 +143,7 @@ func (s *System) seams(context.Context) (err error) {
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
-		s.inside = onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		s.inside = runtimeOf(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
@@ -164,7 +165,8 @@ func (s *System) rooms(ctx context.Context) (err error) {
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
 		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout}}
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
-		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Fleet: s.fleet, Meter: s.recorder}, s.republish)
+		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog,
+		Chains: chains{}, Files: s.catalog, Prober: prober{s}, Fleet: s.fleet, Meter: s.recorder}, s.republish)
 	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
 	return s.rollout.Open(ctx)
 }

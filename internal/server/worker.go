@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/engine/chain"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/worker"
@@ -43,7 +45,12 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	engine := onnxruntime.New(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, Log: log})
+	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, Log: log})
 	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Log: log})
 	return errors.Join(err, engine.Close())
+}
+
+// runtimeOf is what runs models, wherever it does: chains of steps around ONNX Runtime.
+func runtimeOf(cfg onnxruntime.Config) engine.Engine {
+	return chain.New(onnxruntime.New(cfg), chain.Config{Log: cfg.Log})
 }

@@ -227,7 +227,7 @@ func (l *link) infer(ctx context.Context, m *hop.Message) (reply hop.Message, an
 		return reply, nil, err
 	}
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
-	reply.Batch, reply.Wait = int64(answer.Batch), answer.Wait
+	reply.Batch, reply.Wait, reply.Steps = int64(answer.Batch), answer.Wait, answer.Steps
 	return reply, answer, nil
 }
 
@@ -253,6 +253,9 @@ func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err
 		if err := api.DecodeStrict([]byte(m.Load.Options), &load.Options); err != nil {
 			return reply, fmt.Errorf("read the options to load with: %w", err)
 		}
+	}
+	for _, member := range m.Load.Members {
+		load.Members = append(load.Members, engine.Member{Digest: api.Digest(member.Digest), Path: member.Path})
 	}
 	loaded, err := l.host.engine.Load(ctx, load)
 	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
