@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -131,18 +132,18 @@ type papers struct{}
 
 func (papers) Version(ref string) (api.Version, error) {
 	name, _, _ := strings.Cut(ref, "@")
-	any := func(name string) api.TensorSpec {
+	open := func(name string) api.TensorSpec {
 		return api.TensorSpec{Name: name, Datatype: "FP32", Shape: []int64{-1, -1}, Symbols: []string{"rows", "columns"}}
 	}
-	v := api.Version{Model: api.ModelName(name), Number: 1, Digest: digestOf(name), Format: "paper", Signature: api.Signature{Inputs: []api.TensorSpec{any("x")}, Outputs: []api.TensorSpec{any("y")}}}
+	v := api.Version{Model: api.ModelName(name), Number: 1, Digest: digestOf(name), Format: "paper", Signature: api.Signature{Inputs: []api.TensorSpec{open("x")}, Outputs: []api.TensorSpec{open("y")}}}
 	switch name {
 	case "pair":
-		v.Signature.Outputs = []api.TensorSpec{any("double"), any("half")}
+		v.Signature.Outputs = []api.TensorSpec{open("double"), open("half")}
 	case "add", "fail", "panic", "wait":
 	case "wide":
 		v.Signature.Inputs = []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1, 7}, Symbols: []string{"batch", ""}}}
 	case "two":
-		v.Signature.Inputs = append(v.Signature.Inputs, any("z"))
+		v.Signature.Inputs = append(v.Signature.Inputs, open("z"))
 	case "square":
 		v.Signature.Inputs = []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1, -1}, Symbols: []string{"n", "n"}}}
 	default:
@@ -180,7 +181,7 @@ type bench struct {
 func newBench(t testing.TB) bench {
 	t.Helper()
 	p := newPaper()
-	b := bench{chain.New(p, chain.Config{}), p}
+	b := bench{chain.New(p, chain.Config{Log: slog.New(slog.DiscardHandler)}), p}
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)

@@ -12,46 +12,37 @@ type tap struct {
 // squares whose middles lie at one half: the middle of pixel i of the new line falls on (i + 1/2) * size / whole.
 func taps(size, whole, left, keep int, filter string, antialias bool) []tap {
 	scale := float64(size) / float64(whole)
-	reach, weight := 1.0, func(x float64) float64 { return max(0, 1-math.Abs(x)) } // bilinear: a tent
-	if filter == "area" {
-		reach, weight = 0.5, func(x float64) float64 {
-			if x > -0.5 && x <= 0.5 {
-				return 1
-			}
-			return 0
-		}
-	}
 	stretch := 1.0
-	if filter == "area" || antialias {
+	if antialias {
 		stretch = max(1, scale) // when the picture shrinks, every pixel has its part
 	}
 	list := make([]tap, keep)
 	for i := range list {
 		middle := (float64(left+i) + 0.5) * scale
-		if filter == "nearest" {
+		switch filter {
+		case "nearest":
 			list[i] = tap{min(max(int(middle), 0), size-1), []float32{1}}
-			continue
+		case "area": // the mean of what the new pixel covers
+			from, to := middle-scale/2, middle+scale/2
+			list[i] = weigh(from, to, size, func(j float64) float64 { return min(j+1, to) - max(j, from) })
+		default: // a tent around the middle
+			list[i] = weigh(middle-stretch, middle+stretch, size, func(j float64) float64 { return 1 - math.Abs(j+0.5-middle)/stretch })
 		}
-		first := max(0, int(math.Floor(middle-reach*stretch+0.5)))
-		last := min(size, int(math.Floor(middle+reach*stretch+0.5)))
-		first = min(first, size-1)
-		last = max(last, first+1)
-		list[i] = weigh(first, last, func(j int) float64 { return weight((float64(j) + 0.5 - middle) / stretch) })
 	}
 	return list
 }
 
-func weigh(first, last int, weight func(j int) float64) tap {
+// weigh makes a tap of the pixels between two points; what lies beyond the rim does not count.
+func weigh(from, to float64, size int, weight func(j float64) float64) tap {
+	first := min(max(int(math.Floor(from)), 0), size-1)
+	last := min(max(int(math.Ceil(to)), first+1), size)
 	all, sum := make([]float64, last-first), 0.0
 	for j := range all {
-		all[j] = weight(first + j)
+		all[j] = max(0, weight(float64(first+j)))
 		sum += all[j]
 	}
 	t := tap{first: first, weights: make([]float32, len(all))}
 	for j, w := range all {
-		if sum == 0 { // beyond the rim: the nearest pixel there is
-			w, sum = 1, 1
-		}
 		t.weights[j] = float32(w / sum)
 	}
 	return t

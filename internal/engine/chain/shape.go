@@ -22,13 +22,17 @@ func newReshape(o *options) (operation, []string, error) {
 	if s.Shape == nil || len(s.Shape) > tensor.MaxRank {
 		return nil, nil, fmt.Errorf("with.shape: a list of at most %d sizes is wanted; 0 keeps a size, one -1 takes what is left", tensor.MaxRank)
 	}
-	free := 0
+	free, known := 0, int64(1)
 	for i, size := range s.Shape {
-		if size < -1 {
+		switch {
+		case size < -1:
 			return nil, nil, fmt.Errorf("with.shape[%d] is %d; 0 keeps a size, -1 takes what is left", i, size)
-		}
-		if size == -1 {
+		case size == -1:
 			free++
+		case size > 0 && known > stepBytesMax/size:
+			return nil, nil, fmt.Errorf("with.shape %v has more elements than the limit of %d", s.Shape, stepBytesMax)
+		case size > 0:
+			known *= size
 		}
 	}
 	if free > 1 {
@@ -39,78 +43,72 @@ func newReshape(o *options) (operation, []string, error) {
 
 func (r reshape) infer(in []port) ([]port, error) {
 	p := in[0]
-	if p.open {
-		p.dims = make([]dim, tensor.MaxRank) // of a rank that nobody knows
-		for i := range p.dims {
-			p.dims[i] = unknown
-		}
-	}
 	out := port{typ: p.typ, dims: make([]dim, len(r.shape))}
-	free, known, whole := -1, int64(1), !p.open
+	free, known, kept := -1, int64(1), make([]bool, len(p.dims))
 	for i, size := range r.shape {
 		switch {
 		case size == -1:
 			free = i
-			continue
 		case size > 0:
 			out.dims[i] = fixed(size)
+			known *= size
+		case p.open:
+			out.dims[i] = unknown
 		case i >= len(p.dims):
 			return nil, fmt.Errorf("with.shape[%d] keeps dimension %d, but %s has none", i, i, p)
 		default:
-			out.dims[i] = p.dims[i]
-		}
-		if size := out.dims[i].size; size >= 0 {
-			known *= size
-		} else {
-			whole = false
+			out.dims[i], kept[i] = p.dims[i], true
 		}
 	}
-	total, symbol, err := r.total(p)
-	if err != nil {
-		return nil, err
-	}
+	total, rest := moved(p, kept)
 	switch {
-	case free >= 0 && whole && total >= 0 && known > 0 && total%known == 0:
-		out.dims[free] = fixed(total / known)
-	case free >= 0 && whole && total >= 0 && known > 0, free < 0 && whole && total >= 0 && total != known:
-		return nil, fmt.Errorf("%s has %d elements, which do not fit the shape %v", p, total, r.shape)
-	case free >= 0 && whole && total >= 0: // nothing divided by nothing
-		out.dims[free] = fixed(0)
-	case free >= 0:
+	case total < 0 && free >= 0 && rest.others == known:
+		out.dims[free] = rest.dim // everything but the one dimension that is not known was named
+	case total < 0 && free >= 0:
 		out.dims[free] = unknown
-		if symbol.rest > 0 && whole && symbol.rest == known {
-			out.dims[free] = symbol.dim // everything but the one open dimension was named
+	case total < 0:
+	case free >= 0 && total%known == 0:
+		out.dims[free] = fixed(total / known)
+	case free >= 0 || total != known:
+		all, err := p.elements()
+		if err != nil {
+			return nil, fmt.Errorf("%s does not fit the shape %v", p, r.shape)
 		}
+		return nil, fmt.Errorf("%s has %d elements, which do not fit the shape %v", p, all, r.shape)
 	}
 	return []port{out}, nil
 }
 
 // remainder is the one dimension that is not known, and the product of the others.
 type remainder struct {
-	dim  dim
-	rest int64
+	dim    dim
+	others int64
 }
 
-// total multiplies the sizes; -1 when one is not known.
-func (r reshape) total(p port) (int64, remainder, error) {
-	open, rest := -1, int64(1)
+// moved multiplies the sizes that are not kept as they are: those that the new shape shares out. The product is -1 when
+// one is not known.
+func moved(p port, kept []bool) (int64, remainder) {
+	if p.open {
+		return -1, remainder{}
+	}
+	rest, open := int64(1), -1
 	for i, d := range p.dims {
 		switch {
+		case kept[i]:
+		case d.size >= 0 && d.size > 0 && rest > stepBytesMax/d.size:
+			return -1, remainder{} // more than can ever come
 		case d.size >= 0:
-			if d.size > 0 && rest > stepBytesMax/d.size {
-				return 0, remainder{}, fmt.Errorf("%s has too many elements", p)
-			}
 			rest *= d.size
 		case open >= 0:
-			return -1, remainder{}, nil
+			return -1, remainder{}
 		default:
 			open = i
 		}
 	}
 	if open >= 0 {
-		return -1, remainder{p.dims[open], rest}, nil
+		return -1, remainder{p.dims[open], rest}
 	}
-	return rest, remainder{}, nil
+	return rest, remainder{}
 }
 
 func (r reshape) run(_ context.Context, in, out []tensor.Tensor) error {
