@@ -32,6 +32,9 @@ type ChainInput struct {
 	Name     string  `json:"name" doc:"Name of the tensor: letters, digits, '_' and '-'."`
 	Datatype string  `json:"datatype,omitempty" doc:"Datatype; default is that of the first step that reads it."`
 	Shape    []int64 `json:"shape,omitzero" doc:"Sizes; -1 where any size is taken. Default is that of the first step that reads it."`
+
+	Parameter bool   `json:"parameter,omitempty" doc:"Whether it is a parameter of the request instead of a tensor: one BYTES element, for a route to choose by."`
+	Default   string `json:"default,omitempty" doc:"Value of a parameter that the request does not give."`
 }
 
 // ChainStepSpec is one step: either a version of a model or a built-in operation.
@@ -52,10 +55,11 @@ type ChainOutput struct {
 // Chain is a ChainSpec with every reference resolved and every tensor's type known. Steps stand in an order in which
 // each follows what it reads.
 type Chain struct {
-	Inputs  []TensorSpec  `json:"inputs" doc:"What the chain takes."`
-	Steps   []ChainStep   `json:"steps" doc:"The steps; each follows those that it reads."`
-	Outputs []ChainOutput `json:"outputs" doc:"What the chain gives."`
-	Gives   []TensorSpec  `json:"gives" doc:"The outputs' types, at the same index."`
+	Inputs     []TensorSpec  `json:"inputs" doc:"What the chain takes."`
+	Parameters []Parameter   `json:"parameters,omitempty" doc:"Inputs that are parameters of the request, with the values that they have when it does not give them."`
+	Steps      []ChainStep   `json:"steps" doc:"The steps; each follows those that it reads."`
+	Outputs    []ChainOutput `json:"outputs" doc:"What the chain gives."`
+	Gives      []TensorSpec  `json:"gives" doc:"The outputs' types, at the same index."`
 }
 
 // ChainStep is one step of a resolved chain.
@@ -70,6 +74,12 @@ type ChainStep struct {
 	With    json.RawMessage `json:"with,omitempty" doc:"Its settings, labels read from files included."`
 	Inputs  []ChainLink     `json:"inputs" doc:"Where the step's tensors come from, by name."`
 	Gives   []TensorSpec    `json:"gives" doc:"What the step gives: the model's own outputs, or the operation's as they are here."`
+}
+
+// Parameter is a named value that comes with a request, beside its tensors.
+type Parameter struct {
+	Name  string `json:"name" doc:"Name."`
+	Value string `json:"value" doc:"Value as text."`
 }
 
 // ChainLink says where a tensor of a step comes from: an input of the chain, or STEP.TENSOR.

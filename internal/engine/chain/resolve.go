@@ -252,6 +252,18 @@ func (r *resolver) order() error {
 func (r *resolver) types() error {
 	for _, in := range r.spec.Inputs {
 		spec := api.TensorSpec{Name: in.Name, Datatype: in.Datatype, Shape: in.Shape}
+		if in.Parameter {
+			if in.Datatype != "" || in.Shape != nil {
+				return api.Fail(api.CodeBadRequest, "input "+in.Name, "a parameter is one BYTES element; leave datatype and shape out")
+			}
+			spec.Datatype, spec.Shape = "BYTES", []int64{1}
+			r.chain.Inputs = append(r.chain.Inputs, spec)
+			r.chain.Parameters = append(r.chain.Parameters, api.Parameter{Name: in.Name, Value: in.Default})
+			continue
+		}
+		if in.Default != "" {
+			return api.Fail(api.CodeBadRequest, "input "+in.Name, "default is for parameters; a tensor must be given")
+		}
 		taken, known := r.takenAs(in.Name)
 		if spec.Datatype == "" {
 			spec.Datatype = taken.Datatype
