@@ -154,7 +154,7 @@ func (r *run) carry(i int) (out []tensor.Tensor, answer *engine.Answer, err erro
 	}
 	out, err = compute(r.ctx, n.op, in)
 	if err != nil && r.ctx.Err() == nil {
-		err = api.Fail(api.CodeBadTensor, "", "%w", err)
+		err = unfit(err)
 	}
 	return out, nil, err
 }
@@ -173,6 +173,11 @@ func (r *run) model(i int, in []tensor.Tensor) ([]tensor.Tensor, *engine.Answer,
 		out[slices.Index(n.gives, name)] = answer.Outputs[j]
 	}
 	return out, answer, nil
+}
+
+// unfit is a built-in step's complaint about what it was given.
+func unfit(err error) error {
+	return api.Fail(api.CodeBadTensor, "", "%w", err).WithCure("Correct what the message names; the chain's steps are in the endpoint's spec.")
 }
 
 // fail needs mu. The first fault counts; the rest of the request is told to end.
@@ -230,7 +235,7 @@ func (r *run) pass(i int) (moved bool) {
 		}
 		branch, err := n.route.choose(&r.tensors[by])
 		if err != nil {
-			r.fail(i, api.Fail(api.CodeBadTensor, "", "%w", err))
+			r.fail(i, unfit(err))
 			return false
 		}
 		r.chosen[i] = slices.Index(n.takes, branch)
