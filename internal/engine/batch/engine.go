@@ -153,7 +153,7 @@ func (e *Engine) fill(ctx context.Context, h *held, load engine.Load) (engine.Lo
 		plan := e.try(ctx, load, loaded.Signature, settings)
 		loaded.WarmTime += time.Since(began)
 		loaded.Batch = &api.BatchPlan{MaxSize: plan.max, Exact: plan.exact, Why: plan.why}
-		e.config.Log.Info("batching chosen", "instance", load.Instance, "max_size", plan.max, "why", plan.why)
+		e.config.Log.Debug("batching chosen", "instance", load.Instance, "max_size", plan.max, "why", plan.why)
 		if plan.max > 1 {
 			h.batcher = e.newBatcher(load.Instance, settings, loaded.Signature, plan)
 		}

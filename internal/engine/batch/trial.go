@@ -63,14 +63,14 @@ func (e *Engine) try(ctx context.Context, load engine.Load, signature api.Signat
 	trying, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	t := &trial{engine: e, ctx: trying, instance: load.Instance, signature: signature, most: most, began: time.Now(), limit: limit,
-		preferred: settings.PreferredSizes}
+		preferred: settings.PreferredSizes, insisted: on && settings.MaxSize > 0}
 	if reason := t.single(); reason != "" {
 		return apart("%s", reason)
 	}
 	if reason := t.grow(); reason != "" {
 		return apart("%s", reason)
 	}
-	return t.decide(on, exact, settings.MaxSize)
+	return t.decide(on, exact)
 }
 
 // batchDimension says why requests cannot be joined: each input's and output's first dimension must take any size, and
@@ -114,6 +114,7 @@ type trial struct {
 	signature api.Signature
 	most      int
 	preferred []int
+	insisted  bool // somebody named the size: it is tried whether it pays or not
 	began     time.Time
 	limit     time.Duration
 
@@ -228,7 +229,7 @@ func (t *trial) grow() (reason string) {
 		if s.gain >= best*gainMore {
 			best, flat = s.gain, 0
 		}
-		if flat >= flatSizes {
+		if flat >= flatSizes && !t.insisted {
 			return ""
 		}
 	}
@@ -356,8 +357,8 @@ func (t *trial) match(outputs []tensor.Tensor, n int) (equal bool, reason string
 	return equal, ""
 }
 
-// decide turns what was found into a plan; asked is the size that the settings name, 0 for none.
-func (t *trial) decide(on, exact bool, asked int) plan {
+// decide turns what was found into a plan.
+func (t *trial) decide(on, exact bool) plan {
 	usable := slices.DeleteFunc(slices.Clone(t.tried), func(s size) bool { return exact && !s.equal })
 	if len(usable) == 0 {
 		switch {
@@ -370,7 +371,7 @@ func (t *trial) decide(on, exact bool, asked int) plan {
 	}
 	best := slices.MaxFunc(usable, func(a, b size) int { return cmp.Compare(a.gain, b.gain) })
 	chosen := usable[slices.IndexFunc(usable, func(s size) bool { return s.gain*gainMore >= best.gain })]
-	if on && asked > 0 {
+	if t.insisted {
 		chosen = usable[len(usable)-1]
 	}
 	cost := float64(chosen.time) / float64(t.alone)
@@ -381,8 +382,8 @@ func (t *trial) decide(on, exact bool, asked int) plan {
 	if exact {
 		p.sizes = t.between(chosen.rows)
 		p.why += ", with results equal to the last bit"
-	} else if on && asked > chosen.rows {
-		p.max = asked
+	} else if t.insisted {
+		p.max = t.most
 	}
 	return p
 }
