@@ -47,8 +47,9 @@ func (p prober) Probe(ctx context.Context, w api.Want) error { return p.s.probe(
 // replicas lets publish ask the fleet.
 type replicas struct{ fleet *fleet.Controller }
 
-func (r replicas) Replicas(v *api.Variant) []api.Replica {
-	return r.fleet.State(rollout.Instance(v)).Replicas
+func (r replicas) Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan) {
+	state := r.fleet.State(rollout.Instance(v))
+	return state.Replicas, state.Batch
 }
 
 // exchanges lets admin ask the recorder.

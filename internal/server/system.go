@@ -333,6 +333,8 @@ func (s *System) start() (list []running, failed chan error) {
 
 // probe loads a pushed version in a throw-away worker.
 func (s *System) probe(ctx context.Context, want api.Want) error {
+	// What batches bring is tried by the workers that will run them.
+	want.Options.Batching = &api.Batching{Mode: api.BatchOff}
 	_, err := s.fleet.Probe(ctx, want)
 	return err
 }
