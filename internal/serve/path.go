@@ -142,6 +142,7 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 		x.Worker = r.Worker
 		answer, err := p.send(ctx, c, v, r)
 		if err == nil {
+			v.compute.learn(answer.Compute)
 			x.Queue += answer.Queue
 			x.Compute, x.Executed, x.Wait, x.Steps = answer.Compute, int64(answer.Batch), answer.Wait, answer.Steps
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
@@ -171,8 +172,9 @@ func (p *Path) send(ctx context.Context, c *Call, v *variant, r *replica) (*engi
 	if !ok || gone(e) {
 		return nil, api.Fail(api.CodeNotLoaded, string(c.Endpoint), "worker %s is gone", r.Worker)
 	}
-	r.load.inFlight.Add(1)
-	defer r.load.inFlight.Add(-1)
+	work := v.compute.expect()
+	r.load.work.Add(work)
+	defer r.load.work.Add(-work)
 	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: v.inputs(c), Outputs: c.Outputs,
 		Priority: c.Priority})
 }
