@@ -153,10 +153,10 @@ func (n number) toUint(most uint64) uint64 {
 // halfToFloat widens an IEEE 754 half.
 func halfToFloat(h uint16) float32 {
 	sign, exponent, fraction := uint32(h>>15)<<31, uint32(h>>10)&0x1f, uint32(h)&0x3ff
-	switch {
-	case exponent == 0x1f:
+	switch exponent {
+	case 0x1f:
 		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
-	case exponent == 0: // zero and the subnormals
+	case 0: // zero and the subnormals
 		v := float32(fraction) / (1 << 24)
 		return math.Float32frombits(math.Float32bits(v) | sign)
 	}

@@ -152,7 +152,7 @@ func (papers) Version(ref string) (api.Version, error) {
 	return v, nil
 }
 
-func (papers) File(ref, path string, limit int64) ([]byte, error) {
+func (papers) File(ref, path string, _ int64) ([]byte, error) {
 	switch path {
 	case "labels.txt":
 		return []byte("zero\none\r\ntwo\n"), nil
