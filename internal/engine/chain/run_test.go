@@ -260,3 +260,26 @@ func BenchmarkChain(b *testing.B) {
 		})
 	}
 }
+
+// TestARouteKeepsItsBranches: what a route may yet choose stays, also when everybody else who reads it has done so.
+func TestARouteKeepsItsBranches(t *testing.T) {
+	b := newBench(t)
+	read := make(chan struct{})
+	same := func(in []tensor.Tensor) ([]tensor.Tensor, error) {
+		return []tensor.Tensor{each("y", in[0], func(v float32) float32 { return v })}, nil
+	}
+	b.paper.models["fail"] = func(_ context.Context, in []tensor.Tensor) ([]tensor.Tensor, error) { close(read); return same(in) }
+	b.paper.models["wait"] = func(_ context.Context, in []tensor.Tensor) ([]tensor.Tensor, error) { <-read; return same(in) }
+	b.put(t, "c", &api.ChainSpec{Inputs: oneRow, Outputs: outs("chosen=route", "later=later"), Steps: []api.ChainStepSpec{
+		model("branch", "add", "x"), model("other", "pair", "branch"), model("later", "fail", "other.double"), // runs when other is done with branch
+		model("gate", "wait", "x"), {Name: "by", Op: "argmax", Inputs: in("scores=gate")},
+		{Name: "route", Op: "route", With: map[string]any{"cases": map[string]any{"0": "a"}, "default": "b"}, Inputs: in("by=by.index", "a=branch", "b=other.half")}}})
+	answer, err := b.Infer(t.Context(), engine.Request{Instance: "c", Inputs: row(4)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Release()
+	if chosen, later := answer.Outputs[0].Float32s(), answer.Outputs[1].Float32s(); chosen[0] != 5 || later[0] != 10 {
+		t.Errorf("got %v and %v, want 5 and 10", chosen, later)
+	}
+}
