@@ -281,7 +281,11 @@ func (r *run) release() {
 	for rest := r.closure(true); rest != 0; {
 		i := bits.TrailingZeros64(uint64(rest))
 		rest &^= only(i)
-		kept |= r.holding(r.nodes[i].from)
+		from := r.nodes[i].from
+		if c := r.chosen[i]; c >= 0 {
+			from = from[c : c+1]
+		}
+		kept |= r.holding(from)
 	}
 	for i, a := range r.answers {
 		if a != nil && !kept.has(i) {

@@ -273,13 +273,14 @@ func TestARouteKeepsItsBranches(t *testing.T) {
 	b.put(t, "c", &api.ChainSpec{Inputs: oneRow, Outputs: outs("chosen=route", "later=later"), Steps: []api.ChainStepSpec{
 		model("branch", "add", "x"), model("other", "pair", "branch"), model("later", "fail", "other.double"), // runs when other is done with branch
 		model("gate", "wait", "x"), {Name: "by", Op: "argmax", Inputs: in("scores=gate")},
-		{Name: "route", Op: "route", With: map[string]any{"cases": map[string]any{"0": "a"}, "default": "b"}, Inputs: in("by=by.index", "a=branch", "b=other.half")}}})
+		model("more", "add", "branch"), // not asked for before it is chosen
+		{Name: "route", Op: "route", With: map[string]any{"cases": map[string]any{"0": "a"}, "default": "b"}, Inputs: in("by=by.index", "a=more", "b=other.half")}}})
 	answer, err := b.Infer(t.Context(), engine.Request{Instance: "c", Inputs: row(4)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer answer.Release()
-	if chosen, later := answer.Outputs[0].Float32s(), answer.Outputs[1].Float32s(); chosen[0] != 5 || later[0] != 10 {
-		t.Errorf("got %v and %v, want 5 and 10", chosen, later)
+	if chosen, later := answer.Outputs[0].Float32s(), answer.Outputs[1].Float32s(); chosen[0] != 6 || later[0] != 10 {
+		t.Errorf("got %v and %v, want 6 and 10", chosen, later)
 	}
 }
