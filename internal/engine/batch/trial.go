@@ -124,7 +124,6 @@ type trial struct {
 	answers [][]tensor.Tensor // [row][output], what each gave alone
 	alone   time.Duration     // the best time of one row
 	tried   []size            // in the order in which they were tried, each twice the one before
-	other   []size            // the sizes between
 	stopped string            // why no larger size was tried
 }
 
