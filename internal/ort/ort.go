@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/cgo"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type environment struct {
 	log     cgo.Handle
 	refs    int // guarded by process
 	options Options
+	canary  uint64 // not zero; nobody outside can know it
 }
 
 // Runtime is a use of the process's environment. Its methods may be called from many goroutines.
@@ -112,7 +114,7 @@ func load(cacheDir string) error {
 }
 
 func newEnvironment(options Options) (*environment, error) {
-	e := &environment{log: cgo.NewHandle(options.Log), options: options}
+	e := &environment{log: cgo.NewHandle(options.Log), options: options, canary: rand.Uint64() | 1}
 	status := C.ort_env_new(severity(options.LogLevel.Level()), C.int(options.IntraThreads), C.int(options.InterThreads),
 		C.bool(options.Spin), C.uintptr_t(e.log), &e.env)
 	if err := check("make the environment", status); err != nil {
