@@ -161,8 +161,12 @@ func (r *Runtime) Close() {
 // other than glibc.
 func TrimMemory() { C.ort_trim() }
 
-// PrepackedWeights holds weights that kernels have rearranged, so that sessions with equal weights share one copy. It
-// may be given to many sessions, also at the same time, and must be closed after all of them.
+// PrepackedWeights holds weights that kernels have rearranged, for sessions to share. It may be given to many sessions,
+// also at the same time, and must be closed after all of them.
+//
+// ONNX Runtime shares only initializers that were added to the options of both sessions, not those that stand in a file,
+// and it takes two for equal by 61 bits of a hash that can be forged: sessions of files that do not trust each other must
+// not meet in one container. To hold one file more than once, share its session.
 type PrepackedWeights struct {
 	container *C.OrtPrepacked
 }
