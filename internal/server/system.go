@@ -137,7 +137,11 @@ func (s *System) seams(context.Context) (err error) {
 			return fmt.Errorf("find the program for workers: %w", err)
 		}
 	}
-	cfg := fleet.Config{Workers: s.cfg.Workers, Executable: executable, CacheDir: s.cfg.Cache,
+	processors, err := s.cfg.processors()
+	if err != nil {
+		return err
+	}
+	cfg := fleet.Config{Workers: s.cfg.Workers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
 		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
 		Limits:   provider.Limits{MemoryBytes: s.cfg.WorkerMemoryMB << 20},
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
@@ -331,10 +335,9 @@ func (s *System) start() (list []running, failed chan error) {
 	return list, failed
 }
 
-// probe loads a pushed version in a throw-away worker.
+// probe loads a pushed version in a throw-away worker. Batches are tried there too: a model that dies of the rows that the
+// trial makes up shall not do so first in a worker that serves others.
 func (s *System) probe(ctx context.Context, want api.Want) error {
-	// What batches bring is tried by the workers that will run them.
-	want.Options.Batching = &api.Batching{Mode: api.BatchOff}
 	_, err := s.fleet.Probe(ctx, want)
 	return err
 }
