@@ -147,6 +147,9 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		err := c.chain(ctx, p, name, &s, &v)
 		return v, err
 	}
+	if s.Model == "" {
+		return v, api.Fail(api.CodeBadRequest, string(name), "variant %q: model or chain: one of them must be given", v.Name)
+	}
 	version, err := c.version(ctx, p, s.Model)
 	if err != nil {
 		return v, err
