@@ -165,15 +165,17 @@ func onThisMachine(server string) bool {
 }
 
 // readBounded reads a small file whole.
-func readBounded(path string) ([]byte, error) {
+func readBounded(path string) ([]byte, error) { return readUpTo(path, settingsMax) }
+
+func readUpTo(path string, limit int64) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, settingsMax+1))
-	if err == nil && len(text) > settingsMax {
-		return nil, fmt.Errorf("%s is over %d bytes", path, settingsMax)
+	text, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		return nil, fmt.Errorf("%s is over %d bytes", path, limit)
 	}
 	return text, err
 }

@@ -83,6 +83,8 @@ func (m *measurer) counts(ctx context.Context) []bench.Counts {
 	return all
 }
 
+const reportMax = 64 << 20 // bytes of a saved run
+
 const wipeLine = "\r\x1b[K"
 
 // progress draws the line that tells how it goes.
@@ -111,7 +113,7 @@ func micro(d time.Duration) time.Duration {
 
 // readReport reads a run that was saved with -o json.
 func readReport(path string) (*bench.Report, error) {
-	text, err := readBounded(path)
+	text, err := readUpTo(path, reportMax)
 	if err != nil {
 		return nil, err
 	}

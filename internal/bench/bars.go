@@ -44,6 +44,12 @@ func bins(h *Histogram, most int) []bin {
 	}
 	all[0].low = time.Duration(math.Round(edge / math.Pow(step, float64(len(all)))))
 	all[len(all)-1].end = time.Duration(math.Round(edge))
+	for len(all) > 1 && all[len(all)-1].count == 0 { // a maximum whose step's middle lies below it
+		all = all[:len(all)-1]
+	}
+	for len(all) > 1 && all[0].count == 0 {
+		all = all[1:]
+	}
 	return all
 }
 

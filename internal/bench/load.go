@@ -52,6 +52,8 @@ type Plan struct {
 	Count int64
 	// Seed is that of the random gaps.
 	Seed uint64
+	// Start, when it is there, is called when all clients are connected, before the first request.
+	Start func()
 	// Begin, when it is there, is called in a goroutine of its own when the warm-up is over. Run waits for its end.
 	Begin func()
 	// Progress, when it is there, is called every Every with what was measured so far.
@@ -107,6 +109,9 @@ func Run(ctx context.Context, dial Dial, plan Plan) (*Result, error) {
 			return nil, err
 		}
 		callers = append(callers, c)
+	}
+	if plan.Start != nil {
+		plan.Start()
 	}
 	spent := processorTime()
 	r := &run{plan: plan, start: time.Now(), begin: plan.Warmup, end: plan.Warmup + plan.Duration}

@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/penstock/penstock/api"
@@ -28,6 +30,7 @@ const (
 	steadyWithin = 0.15 // the halves of a steady step differ by less, in throughput
 	gainLeast    = 0.03 // a level that brings less more throughput brings none
 	keptLeast    = 0.95 // an open loop keeps up when it answers that part of its rate
+	flatMost     = 3    // doublings in a row that bring no more before the search ends
 )
 
 // Step is one measurement of a ramp.
@@ -106,13 +109,13 @@ func (s *search) run(ctx context.Context) error {
 			break
 		}
 		good = level
-		if step.PerSecond < before*(1+gainLeast) {
+		if s.best() < before*(1+gainLeast) {
 			flat++
 		} else {
 			flat = 0
 		}
 		switch {
-		case flat == 2 && !s.plan.Open:
+		case flat == flatMost && !s.plan.Open:
 			s.ramp.LimitedBy = "throughput: more clients bring no more"
 			return nil
 		case level == s.plan.Most:
@@ -193,6 +196,11 @@ func (s *search) judge(level int, r *Result) *Step {
 		step.Good = true
 	}
 	return step
+}
+
+// byLevel sorts steps for a curve; those of one level stay in the order that they were measured in.
+func byLevel(steps []Step) {
+	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.Level, b.Level) })
 }
 
 // steady compares the halves of the measured time. Too few slices tell nothing, and count as steady.

@@ -101,7 +101,7 @@ func (r *Report) writeInside(w io.Writer) {
 		fmt.Fprintf(t, "%s\t%s\t%.0f%%\n", what, took(us), part)
 	}
 	row("client sees", out.Latency.Mean)
-	row("  way, client", max(out.Latency.Mean-s.Total, 0))
+	row("  network, client", max(out.Latency.Mean-s.Total, 0))
 	row("  server", s.Total)
 	row("    queue", s.Queue)
 	row("    compute", s.Compute)
