@@ -19,6 +19,8 @@ const (
 	headersMax = 256      // header lines of an answer
 	interimMax = 8        // answers of 1xx before the real one
 	errorMax   = 4 << 10  // bytes of an error's body that are kept
+
+	connectWithin = 10 * time.Second
 )
 
 // HTTP says where and what an HTTP client asks.
@@ -51,10 +53,7 @@ func DialHTTP(ctx context.Context, to HTTP) (Caller, error) {
 }
 
 func (c *httpCaller) connect(ctx context.Context) (err error) {
-	dialer := &net.Dialer{Timeout: min(10*time.Second, max(c.Timeout, time.Millisecond))}
-	if c.Timeout == 0 {
-		dialer.Timeout = 10 * time.Second
-	}
+	dialer := &net.Dialer{Timeout: connectWithin}
 	var conn net.Conn
 	if c.Connect != nil {
 		conn, err = c.Connect(ctx)
