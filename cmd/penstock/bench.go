@@ -17,7 +17,6 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/client"
 	"github.com/penstock/penstock/internal/bench"
-	"github.com/penstock/penstock/internal/wire/oip"
 )
 
 const (
@@ -140,7 +139,7 @@ func (b *benchFlags) check() (allowed float64, err error) {
 
 func (b *benchFlags) plan() bench.Plan {
 	return bench.Plan{Clients: b.clients, Rate: b.rate, Poisson: b.arrivals == "poisson", Backlog: b.backlog, Warmup: b.warmup, Duration: b.duration,
-		Count: b.count, Seed: b.seed, Every: benchEvery}
+		Count: b.count, Seed: b.seed, Every: benchEvery, Precise: true}
 }
 
 func (b *benchFlags) rampPlan(allowed float64) bench.RampPlan {
@@ -222,7 +221,7 @@ func (a *app) benchReport(report *bench.Report, flags benchFlags, allowed float6
 }
 
 // benchDial finds the way to the endpoint.
-func (a *app) benchDial(endpoint api.EndpointName, flags benchFlags, requests []*oip.Request) (bench.Dial, error) {
+func (a *app) benchDial(endpoint api.EndpointName, flags benchFlags, requests []*bench.Request) (bench.Dial, error) {
 	cfg, err := a.connection()
 	if err != nil {
 		return nil, err
@@ -262,7 +261,7 @@ func (a *app) localGRPC(base *url.URL) string {
 }
 
 // benchRequests makes the requests, and notes in the report where they came from.
-func (a *app) benchRequests(ctx context.Context, c *client.Client, endpoint api.EndpointName, flags benchFlags, report *bench.Report) ([]*oip.Request, error) {
+func (a *app) benchRequests(ctx context.Context, c *client.Client, endpoint api.EndpointName, flags benchFlags, report *bench.Report) ([]*bench.Request, error) {
 	metadata, err := c.Metadata(ctx, endpoint)
 	if err != nil {
 		return nil, err
@@ -283,7 +282,7 @@ func (a *app) benchRequests(ctx context.Context, c *client.Client, endpoint api.
 		report.Data = fmt.Sprintf("%d different requests, made up with seed %d: %s", len(requests), flags.seed, bench.Describe(requests[0]))
 		return requests, nil
 	}
-	var requests []*oip.Request
+	var requests []*bench.Request
 	if flags.file == "-" {
 		text, err := a.readInput("-")
 		if err != nil {

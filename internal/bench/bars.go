@@ -25,7 +25,8 @@ func bins(h *Histogram, most int) []bin {
 	if h.Count() == 0 {
 		return nil
 	}
-	low, high := max(float64(h.Min()), 1), float64(h.Max())+1
+	low := max(float64(h.Min()), 100)         // ns; below it the steps would be narrower than the clock's
+	high := max(float64(h.Max())+1, low*1.01) // equal values have a bar, too
 	step := niceRatio(math.Pow(high/low, 1/float64(most)))
 	var all []bin
 	edge := math.Pow(step, math.Floor(math.Log(low)/math.Log(step)))

@@ -9,7 +9,6 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/tensor"
-	"github.com/penstock/penstock/internal/wire/oip"
 )
 
 const (
@@ -93,7 +92,7 @@ func (s Sizes) check(specs []api.TensorSpec) error {
 
 // Random makes up requests by an endpoint's signature: floats are even between 0 and 1, whole numbers below wholeMax,
 // texts are letters. Equal seeds make equal requests.
-func Random(specs []api.TensorSpec, sizes Sizes, count int, seed uint64) ([]*oip.Request, error) {
+func Random(specs []api.TensorSpec, sizes Sizes, count int, seed uint64) ([]*Request, error) {
 	if count < 1 || count > requestsMax {
 		return nil, api.Fail(api.CodeBadRequest, "", "%d different requests are not between 1 and %d", count, requestsMax).WithCure("Give a smaller number.")
 	}
@@ -101,10 +100,10 @@ func Random(specs []api.TensorSpec, sizes Sizes, count int, seed uint64) ([]*oip
 		return nil, err
 	}
 	random := rand.New(rand.NewPCG(seed, 1))
-	all := make([]*oip.Request, 0, count)
+	all := make([]*Request, 0, count)
 	total := 0
 	for range count {
-		r := &oip.Request{}
+		r := &Request{}
 		for _, spec := range specs {
 			t, err := randomTensor(spec, sizes, random)
 			if err != nil {

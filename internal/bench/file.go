@@ -11,7 +11,6 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/tensor"
-	"github.com/penstock/penstock/internal/wire/oip"
 )
 
 // ParseShape reads NAME:1,64.
@@ -32,17 +31,17 @@ func ParseShape(text string) (name string, shape []int64, err error) {
 }
 
 // Describe tells what a request holds.
-func Describe(r *oip.Request) string {
+func Describe(r *Request) string {
 	parts := make([]string, 0, len(r.Inputs))
 	for i := range r.Inputs {
 		t := &r.Inputs[i]
-		parts = append(parts, fmt.Sprintf("%s %s %v", t.Name, t.Type, t.Shape))
+		parts = append(parts, fmt.Sprintf("%s %s %s", t.Name, t.Type, strings.ReplaceAll(fmt.Sprint(t.Shape), " ", ",")))
 	}
 	return strings.Join(parts, ", ")
 }
 
 // ReadFile reads requests: a JSON request, JSON lines, or arrays of numbers, by the file's name.
-func ReadFile(path string, specs []api.TensorSpec, sizes Sizes) ([]*oip.Request, error) {
+func ReadFile(path string, specs []api.TensorSpec, sizes Sizes) ([]*Request, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -77,19 +76,19 @@ func readBounded(path string) ([]byte, error) {
 }
 
 // ParseRequests reads one JSON request, over as many lines as it takes, or one on each line.
-func ParseRequests(text []byte) ([]*oip.Request, error) {
-	whole := &oip.Request{}
+func ParseRequests(text []byte) ([]*Request, error) {
+	whole := &Request{}
 	first := whole.DecodeHTTP(text, -1)
 	if first == nil {
-		return checked([]*oip.Request{whole})
+		return checked([]*Request{whole})
 	}
 	lines := bytes.Split(text, []byte{'\n'})
-	var all []*oip.Request
+	var all []*Request
 	for i, line := range lines {
 		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
-		r := &oip.Request{}
+		r := &Request{}
 		if err := r.DecodeHTTP(line, -1); err != nil {
 			if len(all) == 0 { // no JSON lines: what is wrong with the text as one request says more
 				err = first
@@ -107,7 +106,7 @@ func ParseRequests(text []byte) ([]*oip.Request, error) {
 	return checked(all)
 }
 
-func checked(all []*oip.Request) ([]*oip.Request, error) {
+func checked(all []*Request) ([]*Request, error) {
 	for i, r := range all {
 		if len(r.Inputs) == 0 {
 			return nil, api.Fail(api.CodeBadJSON, "$.inputs", "request %d has no inputs", i+1).WithCure(`Write {"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}.`)

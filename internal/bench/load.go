@@ -44,6 +44,8 @@ type Plan struct {
 	// Backlog is how many requests of an open loop may be due and wait for a connection. Those beyond it are never sent,
 	// and counted.
 	Backlog int
+	// Precise keeps the times of an open loop with the kernel's clock: timers of Go's runtime wake up to a millisecond late.
+	Precise bool
 	// Warmup is the time before measuring begins, in which requests are sent but not counted.
 	Warmup time.Duration
 	// Duration is how long is measured.
@@ -182,10 +184,7 @@ func (r *run) openLoop(ctx context.Context, c Caller, to *recorder) {
 		}
 		s := sample{measured: a.at >= r.begin, late: now - a.at}
 		if s.late < 0 {
-			timer.Reset(-s.late)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
+			if !r.await(ctx, timer, a.at) {
 				r.schedule.unsent(a)
 				return
 			}

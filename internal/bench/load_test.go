@@ -270,6 +270,23 @@ func TestAnInterruptedRunTellsWhatItMeasured(t *testing.T) {
 	}
 }
 
+// TestPreciseTimesAreKept in real time, since the kernel knows no bubbles: nothing is sent before it is due, and all is sent.
+func TestPreciseTimesAreKept(t *testing.T) {
+	r := run(t, newModel(4, 0), bench.Plan{Clients: 4, Rate: 2000, Backlog: 10_000, Duration: time.Hour, Count: 500, Precise: true})
+	if r.OK != 500 || r.Lateness.Due != 500 || r.Latency.Min < 0 {
+		t.Errorf("%d answered, %+v", r.OK, r.Lateness)
+	}
+	if r.Elapsed < 499.0/2000 {
+		t.Errorf("500 requests at 2000 a second were sent within %v s", r.Elapsed)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	m := newModel(1, 0)
+	if r, err := bench.Run(ctx, m.dial, bench.Plan{Clients: 4, Rate: .001, Backlog: 1, Duration: time.Hour, Precise: true}); err != nil || !r.Interrupted {
+		t.Errorf("%v, %+v", err, r)
+	}
+}
+
 func TestProgressIsToldWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []bench.Snapshot

@@ -15,7 +15,6 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/tensor"
-	"github.com/penstock/penstock/internal/wire/oip"
 )
 
 const (
@@ -155,7 +154,7 @@ func ParseNPY(text []byte) (t tensor.Tensor, err error) {
 }
 
 // rowsOf cuts arrays into requests of as many rows as the batch has. Rows that do not fill a last batch are left out.
-func rowsOf(arrays map[string]tensor.Tensor, specs []api.TensorSpec, sizes Sizes) ([]*oip.Request, error) {
+func rowsOf(arrays map[string]tensor.Tensor, specs []api.TensorSpec, sizes Sizes) ([]*Request, error) {
 	batch := max(sizes.Batch, 1)
 	rows := int64(-1)
 	for _, spec := range specs {
@@ -176,9 +175,9 @@ func rowsOf(arrays map[string]tensor.Tensor, specs []api.TensorSpec, sizes Sizes
 	if count < 1 {
 		return nil, api.Fail(api.CodeBadTensor, "", "there are %d rows, too few for a request of %d", max(rows, 0), batch).WithCure("Give more rows, or a smaller --batch.")
 	}
-	all := make([]*oip.Request, 0, min(count, requestsMax))
+	all := make([]*Request, 0, min(count, requestsMax))
 	for i := range min(count, requestsMax) {
-		r := &oip.Request{}
+		r := &Request{}
 		for _, spec := range specs {
 			t := arrays[spec.Name]
 			each := int64(len(t.Data)) / rows * batch

@@ -16,7 +16,7 @@ const (
 	plotTall  = 230.0
 	rampTall  = 260.0
 	lineTall  = 16.0
-	headTall  = 62.0
+	headTall  = 80.0
 	svgBins   = 60
 	rampLeast = 2 // steps that make a curve
 )
@@ -46,8 +46,9 @@ func (r *Report) SVG() []byte {
 	fmt.Fprintf(p, "<desc id=\"d\">%s</desc>\n", escape(fmt.Sprintf("%s; p50 %s, p99 %s, max %s", rate(r.Result.PerSecond), took(l.P50), took(l.P99), took(l.Max))))
 	fmt.Fprintf(p, "<style>%s</style>\n", style)
 	fmt.Fprintf(p, "<rect class=\"paper\" width=\"%g\" height=\"%g\"/>\n", picWidth, tall)
-	p.text(picLeft, 28, "ink head", "start", r.Endpoint+": "+rate(r.Result.PerSecond)+", p50 "+took(l.P50)+", p99 "+took(l.P99))
-	p.text(picLeft, 48, "faint", "start", fmt.Sprintf("%s, %s, %s, %d answered, %d failed", r.Protocol, r.Result.load(r.Warmup), r.Began.UTC().Format("2006-01-02 15:04 UTC"), r.Result.OK, r.Result.Failed))
+	p.text(picLeft, 28, "ink head", "start", clip(r.Endpoint, 40)+": "+rate(r.Result.PerSecond)+", p50 "+took(l.P50)+", p99 "+took(l.P99))
+	p.text(picLeft, 48, "faint", "start", string(r.Protocol)+", "+r.Result.load(r.Warmup))
+	p.text(picLeft, 66, "faint", "start", fmt.Sprintf("%s, %d answered, %d failed", r.Began.UTC().Format("2006-01-02 15:04 UTC"), r.Result.OK, r.Result.Failed))
 	p.distribution(r.Result.Histogram, headTall)
 	if ramp {
 		p.ramp(r.Ramp, headTall+4*lineTall+plotTall+60)
@@ -110,6 +111,9 @@ func (s scale) ticks() (all []float64) {
 			}
 		}
 	}
+	if len(all) < 2 {
+		return []float64{s.low, s.high} // too narrow for round values
+	}
 	return all
 }
 
@@ -125,7 +129,8 @@ func (p *picture) distribution(h *Histogram, top float64) {
 	for _, b := range all {
 		most = max(most, float64(b.count)/float64(h.Count()))
 	}
-	x := scale{low: max(micros(all[0].low), 1e-3), high: micros(all[len(all)-1].end), from: picLeft, to: picWidth - picRight, log: true}
+	low := max(micros(all[0].low), 1e-3)
+	x := scale{low: low, high: max(micros(all[len(all)-1].end), low*1.01), from: picLeft, to: picWidth - picRight, log: true}
 	y := scale{low: 0, high: most, from: floor, to: ceiling}
 	for _, v := range y.ticks() {
 		p.line(picLeft, y.at(v), picWidth-picRight, y.at(v), "grid")
@@ -220,7 +225,7 @@ func (p *picture) steps(r *Ramp, x, y scale) {
 			class = "bad"
 		}
 		fmt.Fprintf(p, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>\n", class, x.at(s.PerSecond), y.at(s.P99))
-		p.text(x.at(s.PerSecond)-7, y.at(s.P99)-6, "faint", "end", fmt.Sprint(s.Level))
+		p.text(x.at(s.PerSecond)-10, y.at(s.P99)-5, "faint", "end", fmt.Sprint(s.Level))
 	}
 	if b := r.Best; b != nil && b.P99 > 0 {
 		fmt.Fprintf(p, "<circle class=\"best\" cx=\"%.1f\" cy=\"%.1f\" r=\"8\"/>\n", x.at(b.PerSecond), y.at(b.P99))

@@ -22,6 +22,9 @@ const (
 	Remote Protocol = "grpc"
 )
 
+// Request is one request as a caller means it, before it is encoded.
+type Request = oip.Request
+
 // Target is an endpoint and the way to it.
 type Target struct {
 	Protocol Protocol
@@ -36,7 +39,7 @@ type Target struct {
 }
 
 // Dialer encodes the requests once and makes callers that send them in turn.
-func (t Target) Dialer(requests []*oip.Request) (Dial, error) {
+func (t Target) Dialer(requests []*Request) (Dial, error) {
 	if len(requests) == 0 {
 		return nil, api.Fail(api.CodeBadRequest, "", "there is no request to send")
 	}
@@ -86,7 +89,7 @@ func bearer(key string) string {
 	return "Bearer " + key
 }
 
-func (t Target) encode(r *oip.Request) ([]byte, error) {
+func (t Target) encode(r *Request) ([]byte, error) {
 	if t.Protocol == Remote {
 		r.Model = t.Endpoint
 		return r.EncodeProto(), nil
