@@ -66,7 +66,7 @@ or folder with one array for each input, of which each request takes --batch row
 		if flags.ramp && !cmd.Flags().Changed("duration") {
 			flags.duration = rampStep
 		}
-		if flags.rate > 0 && !cmd.Flags().Changed("clients") || flags.ramp && flags.rate > 0 && !cmd.Flags().Changed("clients") {
+		if flags.rate > 0 && !cmd.Flags().Changed("clients") {
 			flags.clients = benchConnections
 		}
 		return a.bench(ctx, c, api.EndpointName(args[0]), flags)
@@ -208,7 +208,7 @@ func (a *app) benchReport(report *bench.Report, flags benchFlags, allowed float6
 	}
 	r := report.Result
 	switch {
-	case r == nil:
+	case r == nil: // a ramp that was interrupted in its first step, which has been told
 		return nil
 	case r.OK == 0 && r.Failed == 0 && !r.Interrupted:
 		return errors.New("no request was over while measuring; give a longer --duration")

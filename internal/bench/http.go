@@ -21,6 +21,7 @@ const (
 	errorMax   = 4 << 10  // bytes of an error's body that are kept
 
 	connectWithin = 10 * time.Second
+	idleMax       = 4 * time.Second // servers close idle connections after 5 s and more, without a word
 )
 
 // HTTP says where and what an HTTP client asks.
@@ -40,6 +41,7 @@ type httpCaller struct {
 	conn net.Conn // nil when it has to be made anew
 	in   *bufio.Reader
 	late time.Time   // the connection's deadline
+	used time.Time   // when the last request began
 	stop func() bool // of the watch over ctx
 }
 
@@ -91,12 +93,17 @@ func (c *httpCaller) Close() {
 
 // Ask sends a request and reads its answer.
 func (c *httpCaller) Ask(ctx context.Context, n int) error {
+	now := time.Now()
+	if now.Sub(c.used) > idleMax && !c.used.IsZero() {
+		c.Close()
+	}
+	c.used = now
 	if c.conn == nil {
 		if err := c.connect(ctx); err != nil {
 			return err
 		}
 	}
-	if err := c.allow(ctx); err != nil {
+	if err := c.allow(ctx, now); err != nil {
 		return err
 	}
 	keep, err := c.exchange(c.Requests[n%len(c.Requests)])
@@ -108,12 +115,8 @@ func (c *httpCaller) Ask(ctx context.Context, n int) error {
 
 // allow gives the next request its time. Setting a deadline costs more than looking at the clock, so one is set somewhat
 // later than needed and then does for many requests.
-func (c *httpCaller) allow(ctx context.Context) error {
-	if c.Timeout <= 0 {
-		return nil
-	}
-	now := time.Now()
-	if c.late.Sub(now) >= c.Timeout {
+func (c *httpCaller) allow(ctx context.Context, now time.Time) error {
+	if c.Timeout <= 0 || c.late.Sub(now) >= c.Timeout {
 		return nil
 	}
 	c.late = now.Add(c.Timeout + c.Timeout/8)

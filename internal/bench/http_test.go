@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -238,4 +239,26 @@ func BenchmarkGenerator(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestIdleConnectionsAreMadeAnew: a server may have closed them, and a request on them would be lost.
+func TestIdleConnectionsAreMadeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		made := 0
+		c, err := bench.DialHTTP(t.Context(), bench.HTTP{Requests: [][]byte{[]byte(question)}, Timeout: time.Second,
+			Connect: func(context.Context) (net.Conn, error) { made++; return &instant{}, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for i, pause := range []time.Duration{time.Second, 3 * time.Second, 10 * time.Second, time.Second, time.Minute} {
+			if err := c.Ask(t.Context(), i); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(pause)
+		}
+		if made != 2 {
+			t.Errorf("%d connections were made, want 2", made)
+		}
+	})
 }

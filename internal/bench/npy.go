@@ -34,7 +34,7 @@ func readArrays(path string, folder bool, specs []api.TensorSpec) (map[string]te
 		if open != nil {
 			return nil, open
 		}
-		defer archive.Close()
+		defer func() { _ = archive.Close() }() // it was only read
 		files, err = filesOfArchive(&archive.Reader)
 	case len(specs) == 1:
 		files = map[string]func() ([]byte, error){specs[0].Name: func() ([]byte, error) { return readBounded(path) }}

@@ -151,7 +151,7 @@ func (s *search) step(ctx context.Context, level int) (*Step, error) {
 	var step *Step
 	for range 2 {
 		if len(s.ramp.Steps) == s.plan.Steps {
-			if step == nil {
+			if step == nil && s.ramp.LimitedBy == "" {
 				s.ramp.LimitedBy = fmt.Sprintf("the number of steps (%d)", s.plan.Steps)
 			}
 			return step, nil
@@ -182,8 +182,8 @@ func (s *search) judge(level int, r *Result) *Step {
 	step := &Step{Level: level, PerSecond: r.PerSecond, P50: r.Latency.P50, P99: r.Latency.P99, Failed: r.Failed, Steady: steady(r), Result: r}
 	lateness := r.Lateness
 	switch {
-	case r.OK == 0:
-		step.Why = "nothing was answered"
+	case r.OK == 0 && r.Failed == 0:
+		step.Why = "nothing was over: the step is shorter than a request"
 	case r.FailedShare() > s.plan.Allowed:
 		step.Why = fmt.Sprintf("errors: %.2f%% failed, most by %s", 100*r.FailedShare(), r.Faults[0].Code)
 	case r.Latency.P99 > s.plan.P99:

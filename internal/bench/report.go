@@ -23,9 +23,13 @@ type Report struct {
 	Against  *Comparison `json:"against,omitempty"`
 }
 
-// WriteText writes the report for people.
+// WriteText writes the report for people. One without a result, of a ramp that was interrupted early, says so.
 func (r *Report) WriteText(w io.Writer) {
 	out := r.Result
+	if out == nil {
+		fmt.Fprintln(w, "interrupted before anything was measured")
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintf(t, "endpoint:\t%s at %s (%s)\n", clean(r.Endpoint), clean(r.Server), r.Protocol)
 	fmt.Fprintf(t, "load:\t%s\n", out.load(r.Warmup))
