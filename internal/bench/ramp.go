@@ -39,6 +39,7 @@ type Step struct {
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_us"`
 	P99       float64 `json:"p99_us"`
+	Count     uint64  `json:"ok"`
 	Failed    int64   `json:"failed"`
 	Steady    bool    `json:"steady"`
 	Good      bool    `json:"good"`
@@ -179,7 +180,7 @@ func (s *search) step(ctx context.Context, level int) (*Step, error) {
 }
 
 func (s *search) judge(level int, r *Result) *Step {
-	step := &Step{Level: level, PerSecond: r.PerSecond, P50: r.Latency.P50, P99: r.Latency.P99, Failed: r.Failed, Steady: steady(r), Result: r}
+	step := &Step{Level: level, PerSecond: r.PerSecond, P50: r.Latency.P50, P99: r.Latency.P99, Count: r.OK, Failed: r.Failed, Steady: steady(r), Result: r}
 	lateness := r.Lateness
 	switch {
 	case r.OK == 0 && r.Failed == 0:
@@ -248,6 +249,9 @@ func (s Step) Row() string {
 	}
 	if !s.Steady {
 		told += " (not steady)"
+	}
+	if s.Count > 0 && s.Count < p99Least {
+		told += fmt.Sprintf(" (p99 of only %d requests)", s.Count)
 	}
 	return fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s", s.Level, rate(s.PerSecond), took(s.P50), took(s.P99), s.Failed, told)
 }

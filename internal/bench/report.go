@@ -9,6 +9,12 @@ import (
 	"unicode"
 )
 
+// Below so many requests a percentile is no more than the longest or the second longest.
+const (
+	p99Least  = 200
+	p999Least = 2000
+)
+
 // Report is all that is told about a run.
 type Report struct {
 	Endpoint string      `json:"endpoint"`
@@ -49,6 +55,12 @@ func (r *Report) WriteText(w io.Writer) {
 	}
 	fmt.Fprintln(t)
 	_ = t.Flush()
+	switch {
+	case out.OK > 0 && out.OK < p99Least:
+		fmt.Fprintf(w, "note: %d requests are too few for p99\n", out.OK)
+	case out.OK > 0 && out.OK < p999Least:
+		fmt.Fprintf(w, "note: %d requests are too few for p99.9\n", out.OK)
+	}
 	if out.OK > 0 {
 		fmt.Fprintln(w)
 		writeBars(w, out.Histogram)
