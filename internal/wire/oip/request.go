@@ -1,6 +1,6 @@
 // Package oip is the Open Inference Protocol's bytes: infer requests and answers as JSON, as JSON with binary tensors,
 // and as protobuf, read in bounds into tensors and written from them, with the generated code of the service beside it.
-// It opens no connection and knows no endpoint, model or tenant. Caller: gateway/oip.
+// It opens no connection and knows no endpoint, model or tenant. Callers: gateway/oip, and bench for the other side.
 package oip
 
 import (
