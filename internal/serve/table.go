@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/serve/cache"
 	"github.com/penstock/penstock/internal/split"
 )
 
@@ -15,6 +16,7 @@ import (
 type table struct {
 	routes   map[api.EndpointKey]*route
 	loads    map[string]*load // by worker
+	caching  []*variant       // those whose spec asks for a response cache
 	replaced chan struct{}    // closed when a newer table is in effect
 }
 
@@ -33,6 +35,7 @@ type variant struct {
 	revision api.RevisionNumber
 	gate     *gate
 	replicas []replica
+	cache    *cache.Cache // nil where the spec asks for none
 }
 
 type replica struct {
@@ -73,6 +76,9 @@ func compile(plan *api.Plan, old *table) *table {
 			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate}
 			for _, rep := range v.Replicas {
 				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep.Worker, old)})
+			}
+			if v.Serving.Cache != nil {
+				t.caching = append(t.caching, v)
 			}
 			r.variants = append(r.variants, v)
 			r.weights = append(r.weights, v.Weight)
@@ -208,7 +214,7 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 			continue
 		}
 		if len(view.Versions) == 0 {
-			view.Signature, view.Platform, view.Ready = v.Signature, "onnxruntime_onnx", true
+			view.Signature, view.Platform, view.Ready, view.Cached = v.Signature, "onnxruntime_onnx", true, v.cache != nil
 		}
 		view.Versions = append(view.Versions, number)
 		if len(v.replicas) == 0 && v.Weight > 0 {
