@@ -141,6 +141,9 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		return v, api.Fail(api.CodeBadRequest, string(name),
 			"variant %q: weight must be 0 to %d, replicas 0 to %d, timeout_ms 0 to %d", v.Name, weightMax, replicasMax, timeoutMSMax)
 	}
+	if err := v.Serving.Batching.Check(string(name)); err != nil {
+		return v, err
+	}
 	if err := checkCache(name, v.Name, v.Serving.Cache); err != nil {
 		return v, err
 	}
