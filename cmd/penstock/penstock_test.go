@@ -91,7 +91,7 @@ func TestStory(t *testing.T) {
 		{"alias", "digits", "champion", "1"}, {"diff", "-f", declared}, {"apply", "-f", declared}, {"diff", "-f", declared}, {"apply", "-f", declared},
 		{"alias", "digits", "champion", "1"}, {"diff", "-f", declared, "-o", "json"},
 		{"tenant", "create", "umbrella"}, {"tenant", "list"}, {"key", "create", "ci", "--scope", "read,write"}, {"key", "list"}, {"key", "revoke", "K1"}, {"key", "revoke", "K9"},
-		{"logs"}, {"logs", "--errors", "-o", "json"}, {"events"}, {"workers"}, {"backup", filepath.Join(d.dir, "b.tar")},
+		{"logs"}, {"logs", "--errors", "-o", "json"}, {"events"}, {"workers"}, {"top"}, {"top", "--once", "--window", "1m", "-o", "yaml"}, {"top", "--every", "1ms"}, {"top", "--window", "1h"}, {"backup", filepath.Join(d.dir, "b.tar")},
 		{"pull", "digits@2", "--to", filepath.Join(d.dir, "pulled")}, {"delete", "endpoint", "digits"}, {"delete", "endpoint", "digits"},
 		{"show", "absent"}, {"deploy", "absent@1"}, {"show", "Bad Name"}, {"deploy"}, {"rollback"}, {"nonsense"}, {"models", "-o", "xml"}, {"rollout"},
 	}

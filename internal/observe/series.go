@@ -17,8 +17,8 @@ const (
 
 // requestFamilies are the metrics of requests; the labels of all but the first are those of labelNames.
 type requestFamilies struct {
-	requests, bytesIn, bytesOut, retries *prometheus.CounterVec
-	total, queue, compute                *prometheus.HistogramVec
+	requests, bytesIn, bytesOut, copied, retries, cacheHits, cacheMisses *prometheus.CounterVec
+	total, queue, compute                                                *prometheus.HistogramVec
 }
 
 func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
@@ -35,13 +35,16 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		return v
 	}
 	return requestFamilies{
-		requests: counter("requests_total", "Inference requests that ended, by code: ok or an error code.", "code"),
-		bytesIn:  counter("request_bytes_total", "Tensor bytes received."),
-		bytesOut: counter("response_bytes_total", "Tensor bytes answered."),
-		retries:  counter("retries_total", "Times a request was sent again to another worker."),
-		total:    histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant."),
-		queue:    histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant."),
-		compute:  histogram("compute_duration_seconds", "Inside the runtime, of requests that ran."),
+		requests:    counter("requests_total", "Inference requests that ended, by code: ok or an error code.", "code"),
+		bytesIn:     counter("request_bytes_total", "Tensor bytes received."),
+		bytesOut:    counter("response_bytes_total", "Tensor bytes answered."),
+		copied:      counter("copied_bytes_total", "Tensor bytes copied inside the server."),
+		cacheHits:   counter("cache_hits_total", "Requests answered without a run of their own, from the response cache or with an identical request."),
+		cacheMisses: counter("cache_misses_total", "Requests that ran after the response cache had no answer, failed ones included."),
+		retries:     counter("retries_total", "Times a request was sent again to another worker."),
+		total:       histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant."),
+		queue:       histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant."),
+		compute:     histogram("compute_duration_seconds", "Inside the runtime, of requests that ran."),
 	}
 }
 
@@ -59,6 +62,7 @@ type series struct {
 	labels                     []string
 	codes                      map[api.Code]prometheus.Counter
 	bytesIn, bytesOut, retries prometheus.Counter
+	copied, hits, misses       prometheus.Counter // nil until there is something to count
 	total, queue, compute      prometheus.Observer
 	last                       api.Time
 }
@@ -158,7 +162,8 @@ func (c *seriesCache) sweep(now api.Time) {
 		names := prometheus.Labels{"tenant": s.labels[0], "endpoint": s.labels[1], "variant": s.labels[2],
 			"model": s.labels[3], "version": s.labels[4]}
 		c.families.requests.DeletePartialMatch(names)
-		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries} {
+		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries, c.families.copied,
+			c.families.cacheHits, c.families.cacheMisses} {
 			v.Delete(names)
 		}
 		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute} {
@@ -177,6 +182,14 @@ func (m *metrics) observe(e *api.Exchange) {
 	if e.Retries > 0 {
 		s.retries.Add(float64(e.Retries))
 	}
+	f := &m.requests
+	s.some(&s.copied, f.copied, e.Copied)
+	switch {
+	case e.Cached:
+		s.some(&s.hits, f.cacheHits, 1)
+	case e.Lookup > 0:
+		s.some(&s.misses, f.cacheMisses, 1)
+	}
 	if e.Variant == "" {
 		return // refused at the door: its microseconds would flatter the latency
 	}
@@ -189,6 +202,17 @@ func (m *metrics) observe(e *api.Exchange) {
 	if e.Compute > 0 {
 		s.compute.Observe(e.Compute.Seconds())
 	}
+}
+
+// some adds to a counter that most label sets have no use for: it is made with the first thing to count.
+func (s *series) some(counter *prometheus.Counter, family *prometheus.CounterVec, n int64) {
+	if n <= 0 {
+		return
+	}
+	if *counter == nil {
+		*counter = family.WithLabelValues(s.labels...)
+	}
+	(*counter).Add(float64(n))
 }
 
 // count adds to the counter of a code; the empty code is success.
