@@ -96,7 +96,7 @@ var (
 
 // configOf describes an endpoint in the words of Triton's model configuration.
 func configOf(endpoint string, view serve.View) *wire.ModelConfig {
-	c := wire.NewModelConfig(endpoint, view.Platform, view.Signature)
+	c := wire.NewModelConfig(endpoint, view.Platform, view.Signature, view.Batch, view.Batching)
 	c.ResponseCache.Enable = view.Cached
 	return c
 }
