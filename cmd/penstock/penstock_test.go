@@ -87,7 +87,7 @@ func TestStory(t *testing.T) {
 		{"tag", "digits@1", "reviewed=yes", "data-"}, {"alias", "digits", "champion", "2", "--why", "better"}, {"alias", "digits", "champion", "--history"},
 		{"deploy", "digits@1"}, {"deploy", "digits:champion", "--why", "v2"}, {"endpoints"}, {"endpoints", "digits"},
 		{"predict", "digits", "-f", rows}, {"predict", "digits", "--input", "x=1,2,3,4,5,6.5"}, {"predict", "digits", "--input", "1,2"},
-		{"rollback", "digits", "--why", "bad"}, {"rollback", "digits", "-o", "json"}, {"rollout", "status", "digits"}, {"rollout", "abort", "digits"},
+		{"deploy", "digits@2", "--cache", "64MiB", "--cache-ttl", "10m"}, {"endpoints", "digits", "-o", "yaml"}, {"deploy", "digits@2", "--cache", "much"}, {"deploy", "digits@2", "--endpoint", "none", "--cache-ttl", "1s"}, {"deploy", "digits@2", "--cache", "0"}, {"rollback", "digits", "--why", "bad"}, {"rollback", "digits", "-o", "json"}, {"rollout", "status", "digits"}, {"rollout", "abort", "digits"},
 		{"alias", "digits", "champion", "1"}, {"diff", "-f", declared}, {"apply", "-f", declared}, {"diff", "-f", declared}, {"apply", "-f", declared},
 		{"alias", "digits", "champion", "1"}, {"diff", "-f", declared, "-o", "json"},
 		{"tenant", "create", "umbrella"}, {"tenant", "list"}, {"key", "create", "ci", "--scope", "read,write"}, {"key", "list"}, {"key", "revoke", "K1"}, {"key", "revoke", "K9"},

@@ -57,6 +57,19 @@ func TestFewCharacters(t *testing.T) {
 	}
 }
 
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "65536": 65536, "64KiB": 64 << 10, "64 MiB": 64 << 20, "1GB": 1e9, "2tib": 2 << 40, "3M": 3e6, "7B": 7,
+		"": -1, "MiB": -1, "-1": -1, "1.5GiB": -1, "9999999TiB": -1, "1KiKi": -1, "1iB": -1, "1BB": -1} {
+		got, err := parseSize(text)
+		if err != nil {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("%q is %d, want %d", text, got, want)
+		}
+	}
+}
+
 // terminal opens a pair of a real terminal's ends.
 func terminal(t *testing.T, columns, rows uint16) (person, program *os.File) {
 	t.Helper()
