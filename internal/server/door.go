@@ -19,6 +19,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/gateway"
 )
 
 // doors are the listeners and what serves on them.
@@ -98,7 +99,7 @@ func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error
 	return d.run(ctx, l, d.system.gateway.Config().HTTP(h, d.system.log))
 }
 
-func (d *doors) run(ctx context.Context, l net.Listener, server *http.Server) error {
+func (d *doors) run(ctx context.Context, l net.Listener, server *gateway.HTTP) error {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -155,7 +156,7 @@ func (d *doors) serveMetrics(ctx context.Context) error {
 		mux.Handle("GET /debug/pprof"+path, d.adminOnly(h))
 	}
 	server := d.system.gateway.Config().HTTP(mux, d.system.log)
-	server.ReadTimeout, server.WriteTimeout = metricsRead, metricsWrite
+	server.Limit(metricsRead, metricsWrite)
 	return d.run(ctx, d.metrics, server)
 }
 
