@@ -108,7 +108,9 @@ func TestHitNeedsNeitherQueueNorWorker(t *testing.T) {
 			t.Errorf("%q by recall %d", got, recall)
 		}
 		cancel()
-		<-waiting
+		if err := <-waiting; !api.Is(err, api.CodeCanceled) {
+			t.Errorf("who waited: %v", err)
+		}
 	})
 }
 
