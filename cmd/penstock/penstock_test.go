@@ -78,7 +78,8 @@ func TestStory(t *testing.T) {
 	declared := d.file("endpoints.yaml", "kind: Endpoint\nname: digits\nspec:\n  variants:\n    - {name: old, model: \"digits@1\", weight: 90}\n    - {name: new, model: \"digits:champion\", weight: 10}\n---\nkind: Alias\nmodel: digits\nname: champion\nversion: 2\n")
 	rows := d.file("rows.csv", "a,b,c\n1,2,3\n4,5,6.5\n")
 	d.rooms.Logs = []api.Exchange{{RequestID: "R1", Tenant: "default", Endpoint: "digits", Variant: "main", Model: "digits", Version: 1, Protocol: "oip-http", Start: admintest.Clock, Total: 1_500_000, Queue: 100_000, Compute: 900_000},
-		{RequestID: "R2", Tenant: "default", Endpoint: "digits", Protocol: "oip-grpc", Start: admintest.Clock + 1, Code: api.CodeBadTensor, Error: "x"}}
+		{RequestID: "R2", Tenant: "default", Endpoint: "digits", Protocol: "oip-grpc", Start: admintest.Clock + 1, Code: api.CodeBadTensor, Error: "x"},
+		{RequestID: "R3", Tenant: "default", Endpoint: "digits", Variant: "main", Model: "digits", Version: 1, Protocol: "oip-http", Start: admintest.Clock + 2, Total: 20_000, Lookup: 1_000, Cached: true}}
 	d.rooms.AppendEvent(api.Event{Tenant: "default", Kind: "version.pushed", Subject: "digits@1", Text: "pushed \x1b[31mred", By: "admin"})
 	d.rooms.BackupBytes = []byte("a backup")
 	story := [][]string{

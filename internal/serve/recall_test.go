@@ -370,3 +370,47 @@ func BenchmarkHit(b *testing.B) {
 type nobody struct{}
 
 func (nobody) Record(api.Exchange) {}
+
+// TestPlansMoveUnderIt changes plans as fast as it can while many ask the same few questions: an answer that says it is a
+// version's must be that version's, however it came about, and in the end nothing is held.
+func TestPlansMoveUnderIt(t *testing.T) {
+	p, f, _ := newPath()
+	p.Recorder = nobody{}
+	echoes(f.add("w"))
+	next := func(i int) *api.Plan {
+		v := keeping("main", int64(1+i%3), []int64{64 << 10, 1 << 20}[i%2], 0, "w")
+		v.Replicas[0].Instance = fmt.Sprint("v", v.Version)
+		if i%7 == 6 {
+			v.Serving.Cache = nil
+		}
+		return plan(false, v)
+	}
+	p.SetPlan(next(0))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for n := int64(0); ctx.Err() == nil; n++ {
+				a, err := p.Infer(t.Context(), question(n%5))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got, want := string(a.Outputs[0].Data), fmt.Sprintf("v%d %d", a.Version, n%5); got != want {
+					t.Errorf("got %q, want %q by recall %d", got, want, a.Recall)
+				}
+				a.Release()
+			}
+		})
+	}
+	for i := range 3000 {
+		p.SetPlan(next(i))
+	}
+	cancel()
+	all.Wait()
+	p.SetPlan(&api.Plan{})
+	if used := p.CacheBytes(); used != 0 {
+		t.Errorf("%d bytes held for nobody", used)
+	}
+}
