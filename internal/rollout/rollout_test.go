@@ -477,6 +477,7 @@ func TestBadSpecs(t *testing.T) {
 		"no variants":     {"e", api.EndpointSpec{}, api.CodeBadRequest},
 		"bad name":        {"../e", spec(1), api.CodeBadName},
 		"bad strategy":    {"e", api.EndpointSpec{Variants: spec(1).Variants, Strategy: "yolo"}, api.CodeBadRequest},
+		"bad batching":    {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "m@1", Serving: api.Serving{Batching: &api.Batching{MaxSize: -1}}}}}, api.CodeBadRequest},
 		"unknown version": {"e", spec(77), api.CodeVersionNotFound},
 		"bad reference":   {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "m@x"}}}, api.CodeBadName},
 		"foreign model":   {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "other/m@1"}}}, api.CodeModelNotFound},
@@ -613,5 +614,23 @@ func TestUnknownEndpoint(t *testing.T) {
 		if !api.Is(err, api.CodeEndpointNotFound) {
 			t.Errorf("call %d: %v", i, errors.Unwrap(err))
 		}
+	}
+}
+
+// TestInstancesAreSharedByWhatTheyAre: the same version with the same settings is loaded once, with others again.
+func TestInstancesAreSharedByWhatTheyAre(t *testing.T) {
+	name := func(replicas int, b *api.Batching) string {
+		return rollout.Instance(&api.Variant{Digest: "sha256:0123", Serving: api.Serving{Replicas: replicas, Batching: b}})
+	}
+	plain := name(0, nil)
+	if plain != "0123" {
+		t.Errorf("an instance with default settings is named %q", plain)
+	}
+	if other := name(3, &api.Batching{Mode: api.BatchAuto}); other != plain {
+		t.Errorf("the defaults written out make it %q", other)
+	}
+	on := name(0, &api.Batching{Mode: api.BatchOn})
+	if on == plain || on != name(2, &api.Batching{Mode: api.BatchOn}) || on == name(0, &api.Batching{Mode: api.BatchOn, MaxSize: 4}) {
+		t.Errorf("other settings: %q", on)
 	}
 }

@@ -153,7 +153,7 @@ func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) 
 		x.Worker = r.Worker
 		answer, err := p.send(ctx, c, v, r)
 		if err == nil {
-			v.compute.learn(answer.Compute)
+			v.compute.learn(ownShare(x, answer))
 			x.Queue += answer.Queue
 			x.Compute, x.Executed, x.Wait = answer.Compute, int64(answer.Batch), answer.Wait
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
@@ -171,6 +171,14 @@ func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) 
 	}
 }
 
+// ownShare is a request's part of the run that it shared with others.
+func ownShare(x *api.Exchange, answer *engine.Answer) time.Duration {
+	if int64(answer.Batch) <= x.Batch {
+		return answer.Compute
+	}
+	return answer.Compute * time.Duration(max(1, x.Batch)) / time.Duration(answer.Batch)
+}
+
 // about names the endpoint in an engine's error: the engine knows only the instance's name, which says nothing to callers.
 func about(err error, c *Call) error {
 	told := *api.AsError(err)
@@ -186,8 +194,7 @@ func (p *Path) send(ctx context.Context, c *Call, v *variant, r *replica) (*engi
 	work := v.compute.expect()
 	r.load.enter(work)
 	defer r.load.leave(work)
-	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs,
-		Priority: c.Priority})
+	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs, Priority: c.Priority})
 }
 
 // gone reports an engine that is known to be dead: a request that was never sent to it costs no retry of a lost one.

@@ -336,10 +336,9 @@ func (s *System) start() (list []running, failed chan error) {
 	return list, failed
 }
 
-// probe loads a pushed version in a throw-away worker.
+// probe loads a pushed version in a throw-away worker. Batches are tried there too: a model that dies of the rows that the
+// trial makes up shall not do so first in a worker that serves others.
 func (s *System) probe(ctx context.Context, want api.Want) error {
-	// What batches bring is tried by the workers that will run them.
-	want.Options.Batching = &api.Batching{Mode: api.BatchOff}
 	_, err := s.fleet.Probe(ctx, want)
 	return err
 }

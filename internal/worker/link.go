@@ -287,7 +287,7 @@ func (l *link) infer(ctx context.Context, m *hop.Message, quick bool) (reply hop
 	if err != nil {
 		return reply, nil, err
 	}
-	l.host.took(m.Instance, answer.Compute)
+	l.host.took(m.Instance, answer.Compute+answer.Wait) // a leader that waits for a batch reads nobody in who would join it
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
 	reply.Batch, reply.Wait = int64(answer.Batch), answer.Wait
 	return reply, answer, nil
