@@ -7,8 +7,8 @@ import (
 	"github.com/penstock/penstock/api"
 )
 
-// Statistics is what one version has answered since the server started, as the statistics extension tells it.
-type Statistics struct {
+// ModelStatistics is what one version has answered since the server started, as the statistics extension tells it.
+type ModelStatistics struct {
 	Name       string `json:"name"`
 	Version    string `json:"version"`
 	Items      uint64 `json:"inference_count"` // rows of all requests
@@ -23,10 +23,10 @@ type Statistics struct {
 	} `json:"inference_stats"`
 }
 
-// Statistics tells what the versions that serve an endpoint have answered.
-func (c *Client) Statistics(ctx context.Context, e api.EndpointName) ([]Statistics, error) {
+// ModelStatistics tells what the versions that serve an endpoint have answered.
+func (c *Client) ModelStatistics(ctx context.Context, e api.EndpointName) ([]ModelStatistics, error) {
 	var out struct {
-		Stats []Statistics `json:"model_stats"`
+		Stats []ModelStatistics `json:"model_stats"`
 	}
 	err := c.call(ctx, exchange{method: http.MethodGet, path: inferPath(e) + "/stats"}, &out)
 	return out.Stats, err

@@ -70,7 +70,7 @@ func (m *measurer) search(ctx context.Context, p bench.RampPlan, report *bench.R
 func (m *measurer) counts(ctx context.Context) []bench.Counts {
 	ctx, cancel := context.WithTimeout(ctx, statisticsWithin)
 	defer cancel()
-	list, err := m.client.Statistics(ctx, m.endpoint)
+	list, err := m.client.ModelStatistics(ctx, m.endpoint)
 	if err != nil {
 		return nil
 	}

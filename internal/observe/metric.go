@@ -147,6 +147,12 @@ func (l *scrapeLog) Println(v ...any) { l.log.warn("scrape of metrics", "fault",
 // Watch names where the gauges of workers and replicas come from; it is asked at every scrape.
 func (r *Recorder) Watch(workers func() []api.Worker) { r.metrics.fleet.Store(&workers) }
 
+// WatchCaches names where the gauge of the response caches' memory comes from; it is asked at every scrape.
+func (r *Recorder) WatchCaches(bytes func() int64) {
+	r.metrics.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "penstock", Name: "cache_bytes",
+		Help: "Memory of all response caches."}, func() float64 { return float64(bytes()) }))
+}
+
 // WorkerStarted counts a worker process that was started.
 func (r *Recorder) WorkerStarted(_ string) { r.metrics.workerStarts.add() }
 

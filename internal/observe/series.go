@@ -17,10 +17,10 @@ const (
 
 // requestFamilies are the metrics of requests; the labels of all but the first are those of labelNames.
 type requestFamilies struct {
-	requests, bytesIn, bytesOut, retries *prometheus.CounterVec
-	stepRuns, stepQueue, stepCompute     *prometheus.CounterVec
-	total, queue, compute                *prometheus.HistogramVec
-	rows, wait                           *prometheus.HistogramVec
+	requests, bytesIn, bytesOut, copied, retries, cacheHits, cacheMisses *prometheus.CounterVec
+	stepRuns, stepQueue, stepCompute                                     *prometheus.CounterVec
+	total, queue, compute                                                *prometheus.HistogramVec
+	rows, wait                                                           *prometheus.HistogramVec
 }
 
 func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
@@ -40,6 +40,9 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		requests:    counter("requests_total", "Inference requests that ended, by code: ok or an error code.", "code"),
 		bytesIn:     counter("request_bytes_total", "Tensor bytes received."),
 		bytesOut:    counter("response_bytes_total", "Tensor bytes answered."),
+		copied:      counter("copied_bytes_total", "Tensor bytes copied inside the server."),
+		cacheHits:   counter("cache_hits_total", "Requests answered without a run of their own, from the response cache or with an identical request."),
+		cacheMisses: counter("cache_misses_total", "Requests that ran after the response cache had no answer, failed ones included."),
 		retries:     counter("retries_total", "Times a request was sent again to another worker."),
 		stepRuns:    counter("step_runs_total", "Runs of one step of a chain.", "step"),
 		stepQueue:   counter("step_queue_seconds_total", "Waiting of one step of a chain, in seconds.", "step"),
@@ -66,6 +69,7 @@ type series struct {
 	labels                     []string
 	codes                      map[api.Code]prometheus.Counter
 	bytesIn, bytesOut, retries prometheus.Counter
+	copied, hits, misses       prometheus.Counter // nil until there is something to count
 	total, queue, compute      prometheus.Observer
 	steps                      map[string]stepSeries // of a chain; nil else
 	rows, wait                 prometheus.Observer   // nil until the first
@@ -189,7 +193,8 @@ func (c *seriesCache) sweep(now api.Time) {
 		for _, v := range []*prometheus.CounterVec{c.families.requests, c.families.stepRuns, c.families.stepQueue, c.families.stepCompute} {
 			v.DeletePartialMatch(names)
 		}
-		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries} {
+		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries, c.families.copied,
+			c.families.cacheHits, c.families.cacheMisses} {
 			v.Delete(names)
 		}
 		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute, c.families.rows, c.families.wait} {
@@ -213,6 +218,14 @@ func (m *metrics) observe(e *api.Exchange) {
 		step.runs.Inc()
 		step.queue.Add(max(0, e.Steps[i].Queue.Seconds()))
 		step.compute.Add(max(0, e.Steps[i].Compute.Seconds()))
+	}
+	f := &m.requests
+	s.some(&s.copied, f.copied, e.Copied)
+	switch {
+	case e.Cached:
+		s.some(&s.hits, f.cacheHits, 1)
+	case e.Lookup > 0:
+		s.some(&s.misses, f.cacheMisses, 1)
 	}
 	if e.Variant == "" {
 		return // refused at the door: its microseconds would flatter the latency
@@ -243,6 +256,17 @@ func (m *metrics) batch(s *series, e *api.Exchange) {
 		}
 		s.wait.Observe(e.Wait.Seconds())
 	}
+}
+
+// some adds to a counter that most label sets have no use for: it is made with the first thing to count.
+func (s *series) some(counter *prometheus.Counter, family *prometheus.CounterVec, n int64) {
+	if n <= 0 {
+		return
+	}
+	if *counter == nil {
+		*counter = family.WithLabelValues(s.labels...)
+	}
+	(*counter).Add(float64(n))
 }
 
 // count adds to the counter of a code; the empty code is success.

@@ -66,6 +66,16 @@ func (s *statistics) add(e *api.Exchange) {
 		return
 	}
 	t.Last = max(t.Last, e.Start)
+	if e.Cached {
+		// Triton counts a hit as a request that succeeded, not as an inference.
+		spend(&t.Succeeded, e.Total)
+		spend(&t.Queue, e.Queue)
+		spend(&t.CacheHit, e.Lookup)
+		return
+	}
+	if e.Lookup > 0 {
+		spend(&t.CacheMiss, e.Lookup)
+	}
 	rows := uint64(max(1, e.Batch))
 	size := max(rows, uint64(max(0, e.Executed)))
 	part := float64(rows) / float64(size)
@@ -191,6 +201,14 @@ func newAliases(r *Recorder) *aliases {
 	micros("compute_input", "Not measured apart: 0.", func(*api.ModelStatistics) uint64 { return 0 })
 	micros("compute_infer", "Inside the runtime.", func(s *api.ModelStatistics) uint64 { return s.Compute.NS })
 	micros("compute_output", "Not measured apart: 0.", func(*api.ModelStatistics) uint64 { return 0 })
+	family = func(name, help string, value func(*api.ModelStatistics) float64) {
+		desc := prometheus.NewDesc("nv_cache_"+name, help, []string{"model", "version", "tenant"}, nil)
+		a.families = append(a.families, aliasFamily{desc, value})
+	}
+	family("num_hits_per_model", "Requests answered from the response cache.", func(s *api.ModelStatistics) float64 { return float64(s.CacheHit.Count) })
+	family("num_misses_per_model", "Requests that the response cache had no answer for.", func(s *api.ModelStatistics) float64 { return float64(s.CacheMiss.Count) })
+	family("hit_duration_per_model", "Looking up, of hits, in microseconds.", func(s *api.ModelStatistics) float64 { return float64(s.CacheHit.NS / 1000) })
+	family("miss_duration_per_model", "Looking up and keeping, of misses, in microseconds.", func(s *api.ModelStatistics) float64 { return float64(s.CacheMiss.NS / 1000) })
 	return a
 }
 

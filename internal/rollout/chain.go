@@ -31,7 +31,13 @@ func (c *Controller) chain(ctx context.Context, p *api.Principal, name api.Endpo
 	if c.Chains == nil {
 		return api.Fail(api.CodeUnsupported, string(name), "this server runs no chains")
 	}
-	version := func(ref string) (api.Version, error) { return c.version(ctx, p, ref) }
+	version := func(ref string) (api.Version, error) {
+		found, err := c.version(ctx, p, ref)
+		if err == nil {
+			err = cacheable(v, &found)
+		}
+		return found, err
+	}
 	file := func(text, path string, limit int64) ([]byte, error) {
 		found, err := c.version(ctx, p, text)
 		if err != nil {

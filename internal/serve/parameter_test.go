@@ -55,3 +55,41 @@ func TestParametersBecomeInputs(t *testing.T) {
 		})
 	}
 }
+
+// TestParametersCountInTheCache: requests that differ in a parameter are others; a revision with the same chain goes on
+// with the answers that are kept, one with another chain does not.
+func TestParametersCountInTheCache(t *testing.T) {
+	p, engines, _ := newPath()
+	echoes(engines.add("w"))
+	deploy := func(version int64, chain *api.Chain, digest api.Digest) {
+		v := keeping("a", version, 1<<20, 0, "w")
+		v.Chain, v.Digest = chain, digest
+		p.SetPlan(plan(false, v))
+	}
+	quality := func(value string) func(*serve.Call) {
+		return func(c *serve.Call) {
+			c.Parameters = []api.Parameter{{Name: "quality", Value: value}, {Name: "other", Value: c.RequestID}}
+		}
+	}
+	asks := func() *api.Chain { return &api.Chain{Parameters: []api.Parameter{{Name: "quality", Value: "best"}}} }
+	deploy(1, asks(), "sha256:a")
+	for i, step := range []struct {
+		call   *serve.Call
+		recall serve.Recall
+	}{
+		{question(1, quality("fast")), serve.RecallStored}, {question(1, quality("fast")), serve.RecallHit}, {question(1, quality("best")), serve.RecallStored},
+		{question(1), serve.RecallHit},
+	} {
+		if _, recall := told(t, p, step.call); recall != step.recall {
+			t.Errorf("step %d: recall %d", i, recall)
+		}
+	}
+	deploy(2, asks(), "sha256:a")
+	if _, recall := told(t, p, question(1)); recall != serve.RecallHit {
+		t.Errorf("another revision with the same chain: recall %d", recall)
+	}
+	deploy(3, asks(), "sha256:b")
+	if _, recall := told(t, p, question(1)); recall != serve.RecallStored {
+		t.Errorf("another chain: recall %d", recall)
+	}
+}

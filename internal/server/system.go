@@ -167,7 +167,8 @@ func (s *System) rooms(ctx context.Context) (err error) {
 	}
 	s.closing(s.catalog.Close)
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
-		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout}}
+		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
+	s.recorder.WatchCaches(s.path.CacheBytes)
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
 		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog,
 		Chains: chains{}, Files: s.catalog, Prober: prober{s}, Fleet: s.fleet, Meter: s.recorder}, s.republish)
@@ -185,7 +186,7 @@ func (s *System) hall(ctx context.Context) (err error) {
 		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
 		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
-		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},
+		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Statistics: statistics{s}, Idempotency: idempotency{s.store},
 		Backup: s.Backup, Name: s.cfg.Name, Version: s.cfg.Version, Logger: s.log})
 	if err != nil {
 		return err
