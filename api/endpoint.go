@@ -39,8 +39,9 @@ func (s *EndpointSpec) Weight(i int) int64 {
 
 // Serving holds the settings of a variant. Zero means the server's default.
 type Serving struct {
-	Replicas  int   `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
-	TimeoutMS int64 `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Replicas  int       `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
+	TimeoutMS int64     `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Batching  *Batching `json:"batching,omitempty" doc:"How requests are run together; auto when left out."`
 }
 
 // Strategy is how a release is carried out.

@@ -23,6 +23,9 @@ type Exchange struct {
 	BytesIn   int64          `json:"bytes_in" doc:"Tensor bytes received."`
 	BytesOut  int64          `json:"bytes_out" doc:"Tensor bytes answered."`
 	Batch     int64          `json:"batch" doc:"First dimension of the first input, 1 when it has none."`
+	Executed  int64          `json:"executed,omitempty" doc:"Rows of the batch in which it was run, its own included; 0 when it was run alone."`
+	Wait      time.Duration  `json:"wait_ns,omitempty" doc:"Waiting for a batch to form, part of the queue time, nanoseconds."`
+	Priority  int            `json:"priority,omitempty" doc:"Priority that the caller asked for, 1 the highest."`
 	Retries   int            `json:"retries,omitempty" doc:"Times it was sent again."`
 	Code      Code           `json:"code,omitempty" doc:"Error code; absent on success."`
 	Error     string         `json:"error,omitempty" doc:"Message of the error."`

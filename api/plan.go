@@ -43,13 +43,15 @@ type Want struct {
 	Digest   Digest // of the manifest
 	Format   string
 	Replicas int // 0: one per worker
+	Options  LoadOptions
 }
 
 // InstanceState is what the fleet has made of a want.
 type InstanceState struct {
-	Replicas []Replica // loaded, warm and answering
-	Wanted   int       // replicas wanted, after defaults
-	Err      *Error    // why it cannot be loaded; final until the want is withdrawn
+	Replicas []Replica  // loaded, warm and answering
+	Wanted   int        // replicas wanted, after defaults
+	Batch    *BatchPlan // what the last load made of the want's Batching; nil while nothing is known
+	Err      *Error     // why it cannot be loaded; final until the want is withdrawn
 }
 
 // Worker is one process of the fleet, for people.

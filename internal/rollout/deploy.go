@@ -135,6 +135,9 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		return v, api.Fail(api.CodeBadRequest, string(name),
 			"variant %q: weight must be 0 to %d, replicas 0 to %d, timeout_ms 0 to %d", v.Name, weightMax, replicasMax, timeoutMSMax)
 	}
+	if err := v.Serving.Batching.Check(string(name)); err != nil {
+		return v, err
+	}
 	ref, err := api.ParseRef(s.Model)
 	if err != nil {
 		return v, err

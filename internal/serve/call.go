@@ -22,6 +22,7 @@ type Call struct {
 	Start     time.Time
 	Inputs    []tensor.Tensor // only read; may alias the request's body until Infer returns
 	Outputs   []string        // wanted outputs in order; nil means all
+	Priority  int             // level in the batcher, 1 the highest; 0 is the variant's default
 	TraceID   string          // W3C trace context, when the caller sent one
 	ParentID  string
 	Sampled   bool

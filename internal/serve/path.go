@@ -143,7 +143,7 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 		answer, err := p.send(ctx, c, r)
 		if err == nil {
 			x.Queue += answer.Queue
-			x.Compute = answer.Compute
+			x.Compute, x.Executed, x.Wait = answer.Compute, int64(answer.Batch), answer.Wait
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
 		}
 		switch {
@@ -173,7 +173,8 @@ func (p *Path) send(ctx context.Context, c *Call, r *replica) (*engine.Answer, e
 	}
 	r.load.inFlight.Add(1)
 	defer r.load.inFlight.Add(-1)
-	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs})
+	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs,
+		Priority: c.Priority})
 }
 
 // gone reports an engine that is known to be dead: a request that was never sent to it costs no retry of a lost one.
@@ -227,7 +228,7 @@ func ended(ctx context.Context, c *Call) error {
 
 func exchange(c *Call) api.Exchange {
 	x := api.Exchange{RequestID: c.RequestID, Endpoint: c.Endpoint, Protocol: c.Protocol, Unit: c.Unit,
-		Start: api.TimeOf(c.Start), Batch: 1, TraceID: c.TraceID, ParentID: c.ParentID, Sampled: c.Sampled}
+		Start: api.TimeOf(c.Start), Batch: 1, Priority: c.Priority, TraceID: c.TraceID, ParentID: c.ParentID, Sampled: c.Sampled}
 	if c.Principal != nil {
 		x.Tenant, x.Key = c.Principal.Tenant, c.Principal.Key
 	}
