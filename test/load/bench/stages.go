@@ -117,6 +117,8 @@ type bed struct {
 	out     io.Writer
 	report  stageReport
 	ends    []func() // of what else the stage started, last first
+
+	afterPass func(n int) error // 0 is the pass that is thrown away
 }
 
 func (b *bed) close() {
@@ -192,6 +194,11 @@ func (b *bed) measure(ctx context.Context, cells []*cell) error {
 			}
 			if n > 0 {
 				c.passes = append(c.passes, p)
+			}
+		}
+		if b.afterPass != nil {
+			if err := b.afterPass(n); err != nil {
+				return err
 			}
 		}
 		if n > 0 {
