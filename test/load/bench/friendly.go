@@ -113,8 +113,6 @@ func batchStage(ctx context.Context, b *bed) error {
 		}
 		requests[mode] = endpoint.postBinary()
 	}
-	// The library keeps the file's bytes and the child its own copy: nothing of it is needed here any more.
-	m.file = nil
 	var cells []*cell
 	for _, n := range []int{1, batchClients} {
 		for _, mode := range modes {

@@ -87,7 +87,7 @@ func (f *foreign) stop() {
 	<-f.exited
 }
 
-// alive reports a process that has not ended; one that waits to be collected has.
+// alive reports a process that has not ended; one that only waits to be collected has.
 func alive(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -107,7 +107,7 @@ func freePort() (int, error) {
 	return port, l.Close()
 }
 
-// pythonPort and pythonRow are written into the servers' own request.
+// pythonRequest is what the servers take that have a protocol of their own: one field for each input.
 func pythonRequest(input []byte) []byte {
 	return post("/predict", "Content-Type: application/json\r\n", fmt.Appendf(nil, `{"image":[%s]}`, floats(input)))
 }
@@ -258,12 +258,18 @@ func pythonStage(ctx context.Context, b *bed) error {
 // pythonFloors hold the JSON row, whose request MLServer takes too.
 func (b *bed) pythonFloors(others []*foreign) {
 	for _, f := range others {
+		add := func(check floor) {
+			if f.name == "mlserver-inline" {
+				check.Remark = "not the recommended settings: faster for so small a model"
+			}
+			b.report.Floors = append(b.report.Floors, check)
+		}
 		if a, ok := b.report.versus("penstock-json/16", f.name+"/16"); ok {
-			b.report.Floors = append(b.report.Floors, atLeast("throughput, 16 clients, against "+f.name, 10, a.Throughput, "x"),
-				atMost("p50, 16 clients, against "+f.name, 0.2, a.P50, "x"))
+			add(atLeast("throughput, 16 clients, against "+f.name, 10, a.Throughput, "x"))
+			add(atMost("p50, 16 clients, against "+f.name, 0.2, a.P50, "x"))
 		}
 		if a, ok := b.report.versus("penstock-json/1", f.name+"/1"); ok {
-			b.report.Floors = append(b.report.Floors, atMost("p50, 1 client, against "+f.name, 0.2, a.P50, "x"))
+			add(atMost("p50, 1 client, against "+f.name, 0.2, a.P50, "x"))
 		}
 	}
 }

@@ -70,7 +70,8 @@ func routesStage(ctx context.Context, b *bed) error {
 	for _, n := range clients {
 		for _, used := range []string{"one", "all"} {
 			if a, ok := b.report.versus(fmt.Sprintf("%s-of-%d/%d", used, many, n), fmt.Sprintf("%s-of-%d/%d", used, few, n)); ok {
-				b.report.Floors = append(b.report.Floors, atMost(fmt.Sprintf("requests to %s of %d endpoints, clients: %d: p50 against %d", used, many, n, few), 1.05, a.P50, "x"))
+				what := fmt.Sprintf("requests to %s of %d endpoints against %d, clients: %d", used, many, few, n)
+				b.report.Floors = append(b.report.Floors, atMost(what+", p50", 1.05, a.P50, "x"), atMost(what+", processor time", 1.05, a.CPU, "x"))
 			}
 		}
 	}

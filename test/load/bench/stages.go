@@ -99,7 +99,7 @@ func runStage(ctx context.Context, args []string, out io.Writer) (err error) {
 		return b.explain(fmt.Errorf("stage %s: %w", args[0], err))
 	}
 	b.report.Machine.LoadAfter = loadAverage()
-	b.report.print(out)
+	b.report.write(out)
 	if o.json == "" {
 		return nil
 	}
@@ -224,6 +224,7 @@ type against struct {
 	Throughput float64 `json:"throughput"`
 	P50        float64 `json:"p50"`
 	P95        float64 `json:"p95"`
+	CPU        float64 `json:"cpu"`
 }
 
 func entriesOf(cells []*cell) []entry {
@@ -242,7 +243,8 @@ func entriesOf(cells []*cell) []entry {
 				ratio := func(of func(pass) float64) float64 { return paired(c.passes, peer.passes, of) }
 				e.Against = append(e.Against, against{Peer: name,
 					Throughput: ratio(func(p pass) float64 { return p.Rate }),
-					P50:        ratio(func(p pass) float64 { return p.P50 }), P95: ratio(func(p pass) float64 { return p.P95 })})
+					P50:        ratio(func(p pass) float64 { return p.P50 }), P95: ratio(func(p pass) float64 { return p.P95 }),
+					CPU: ratio(func(p pass) float64 { return p.CPU })})
 			}
 		}
 		all = append(all, e)
@@ -297,8 +299,8 @@ func (r *stageReport) note(format string, values ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, values...))
 }
 
-// print writes the tables as Markdown.
-func (r *stageReport) print(out io.Writer) {
+// write prints the tables as Markdown.
+func (r *stageReport) write(out io.Writer) {
 	m := r.Machine
 	fmt.Fprintf(out, "\n%s, %d cores, Linux %s, %s, ONNX Runtime %s\n", m.Processor, m.Cores, m.Kernel, m.Go, r.Runtime)
 	fmt.Fprintf(out, "%s after one thrown away; load average before: %.2f, after: %.2f\n", r.Options, m.LoadBefore, m.LoadAfter)
@@ -322,11 +324,11 @@ func (r *stageReport) print(out io.Writer) {
 		fmt.Fprintf(t, "| %s\t| %.0f\t| %.0f\t| %.0f\t| %.0f\t| %.0f\t| %s\t|\n", e.Name, e.Rate, e.P50, e.P95, e.P99, e.CPU, strings.Join(words, "; "))
 	}
 	if len(r.Memory) > 0 {
-		fmt.Fprintln(t, "\n| memory\t| processes\t| RSS MiB\t| PSS MiB\t|")
-		fmt.Fprintln(t, "|---\t|---:\t|---:\t|---:\t|")
+		fmt.Fprintln(t, "\n| memory\t| processes\t| RSS MiB\t| PSS MiB\t| RSS of the first process MiB\t|")
+		fmt.Fprintln(t, "|---\t|---:\t|---:\t|---:\t|---:\t|")
 	}
 	for _, m := range r.Memory {
-		fmt.Fprintf(t, "| %s\t| %d\t| %.0f\t| %.0f\t|\n", m.What, m.Processes, m.RSS, m.PSS)
+		fmt.Fprintf(t, "| %s\t| %d\t| %.0f\t| %.0f\t| %.0f\t|\n", m.What, m.Processes, m.RSS, m.PSS, m.Server)
 	}
 	_ = t.Flush()               // into memory
 	_, _ = out.Write(b.Bytes()) // nobody could be told
