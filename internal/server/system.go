@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/blob/files"
+	"github.com/penstock/penstock/internal/engine/batch"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/gateway"
@@ -59,7 +60,7 @@ type System struct {
 	blobs    *files.Store
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
-	inside   *onnxruntime.Engine // nil with worker processes
+	inside   *batch.Engine // nil with worker processes
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
@@ -142,7 +143,8 @@ func (s *System) seams(context.Context) (err error) {
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
-		s.inside = onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		runs := onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		s.inside = batch.New(runs, batch.Config{Runs: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
@@ -331,6 +333,8 @@ func (s *System) start() (list []running, failed chan error) {
 
 // probe loads a pushed version in a throw-away worker.
 func (s *System) probe(ctx context.Context, want api.Want) error {
+	// What batches bring is tried by the workers that will run them.
+	want.Options.Batching = &api.Batching{Mode: api.BatchOff}
 	_, err := s.fleet.Probe(ctx, want)
 	return err
 }
