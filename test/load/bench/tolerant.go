@@ -36,7 +36,11 @@ func overHTTP(address string, request []byte) func(context.Context) (caller, err
 
 func (c *tolerant) close() { _ = c.conn.Close() } // nothing is left to be told
 
-var contentLength = []byte("content-length:")
+// The first line of every good answer, and the header field that says where its body ends.
+var (
+	goodStatus    = []byte("HTTP/1.1 200 OK\r\n")
+	contentLength = []byte("content-length:")
+)
 
 func (c *tolerant) ask(context.Context) error {
 	if _, err := c.conn.Write(c.request); err != nil {
@@ -46,7 +50,7 @@ func (c *tolerant) ask(context.Context) error {
 	if err != nil {
 		return err
 	}
-	good := bytes.Equal(status, okay)
+	good := bytes.Equal(status, goodStatus)
 	words := ""
 	if !good {
 		words = string(status)
