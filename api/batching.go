@@ -59,6 +59,18 @@ func (b *Batching) IsZero() bool {
 	return err == nil && string(text) == "{}"
 }
 
+// Level gives the level of a request that asks for one: 1 the highest. 0, and what lies beyond the levels, is the default.
+func (b *Batching) Level(asked int) int {
+	levels := max(1, b.PriorityLevels)
+	switch {
+	case asked >= 1 && asked <= levels:
+		return asked
+	case b.DefaultPriority > 0:
+		return b.DefaultPriority
+	}
+	return (levels + 1) / 2
+}
+
 // Check reports the first fault; subject is whose settings they are.
 func (b *Batching) Check(subject string) error {
 	if b == nil {

@@ -104,6 +104,7 @@ type VariantStatus struct {
 	Weight   int64       `json:"weight" doc:"Share relative to the others."`
 	Replicas int         `json:"replicas" doc:"Loaded replicas."`
 	Wanted   int         `json:"wanted" doc:"Replicas that should be loaded."`
+	Batch    *BatchPlan  `json:"batch,omitempty" doc:"What loading made of the batching settings."`
 }
 
 // ReleaseState is where a release stands.

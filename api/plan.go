@@ -27,6 +27,7 @@ type PlanEndpoint struct {
 type PlanVariant struct {
 	Variant
 	Replicas []Replica
+	Batch    *BatchPlan // what loading made of Serving.Batching; nil while nothing is known
 }
 
 // Replica is one loaded instance of a variant: Instance names it inside the worker.

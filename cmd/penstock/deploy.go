@@ -23,6 +23,9 @@ type deployFlags struct {
 	variants                []string
 	replicas                int
 	sticky                  bool
+	batching                string
+	batchSize               int
+	batchDelay              time.Duration
 	wait                    waitFlags
 }
 
@@ -66,6 +69,9 @@ settings. Several REFs, or --variant, share the traffic by weight.`,
 	f.StringVar(&flags.strategy, "strategy", "", "blue-green (default) or direct")
 	f.StringArrayVar(&flags.variants, "variant", nil, "arm NAME=REF or NAME=REF:WEIGHT (weight 1 when left out); may be repeated")
 	f.IntVar(&flags.replicas, "replicas", 0, "loaded instances of each variant; 0 is one per worker")
+	f.StringVar(&flags.batching, "batching", "", "run requests together: auto (default), on or off")
+	f.IntVar(&flags.batchSize, "batch-size", 0, "most rows of one batch; chosen at load when left out")
+	f.DurationVar(&flags.batchDelay, "batch-delay", 0, "longest wait for more rows under load")
 	f.BoolVar(&flags.sticky, "sticky", false, "keep each Penstock-Unit on one variant")
 	f.StringVar(&flags.why, "why", "", "reason, kept in the release")
 	flags.wait.add(cmd)
@@ -81,7 +87,7 @@ func (a *app) deploy(ctx context.Context, cmd *cobra.Command, c *client.Client, 
 	switch present, err := c.Endpoint(ctx, endpoint); {
 	case err == nil:
 		match = client.IfMatch(present.Generation)
-		keepSettings(&spec, present.Spec, cmd)
+		keepSettings(&spec, present.Spec, cmd, flags)
 	case !api.Is(err, api.CodeEndpointNotFound):
 		return err
 	}
@@ -115,6 +121,7 @@ func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.En
 	}
 	for i := range spec.Variants {
 		spec.Variants[i].Serving.Replicas = f.replicas
+		spec.Variants[i].Serving.Batching = f.batchSettings(nil)
 		if len(spec.Variants) > 1 {
 			spec.Variants[i].Weight = max(1, spec.Variants[i].Weight) // left out beside a written one is still a share here
 		}
@@ -128,6 +135,27 @@ func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.En
 		endpoint = api.EndpointName(ref.Model)
 	}
 	return spec, endpoint, api.CheckName("endpoint", string(endpoint))
+}
+
+// batchSettings gives present settings with what the command line says changed; nil when nothing is left of them.
+func (f deployFlags) batchSettings(present *api.Batching) *api.Batching {
+	var b api.Batching
+	if present != nil {
+		b = *present
+	}
+	if f.batching != "" {
+		b.Mode = api.BatchMode(f.batching)
+	}
+	if f.batchSize > 0 {
+		b.MaxSize = f.batchSize
+	}
+	if f.batchDelay > 0 {
+		b.DelayUS = f.batchDelay.Microseconds()
+	}
+	if b.IsZero() {
+		return nil
+	}
+	return &b
 }
 
 // armName names an arm by its reference: fraud-3, fraud-champion.
@@ -168,7 +196,7 @@ func parseVariant(text string) (arm api.VariantSpec, err error) {
 }
 
 // keepSettings leaves an endpoint's settings as they are when one version takes the place of another.
-func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.Command) {
+func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.Command, flags deployFlags) {
 	if !cmd.Flags().Changed("strategy") {
 		spec.Strategy = present.Strategy
 	}
@@ -182,6 +210,7 @@ func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.C
 	if cmd.Flags().Changed("replicas") {
 		serving.Replicas = spec.Variants[0].Serving.Replicas
 	}
+	serving.Batching = flags.batchSettings(serving.Batching)
 	spec.Variants[0].Serving = serving
 	if spec.Variants[0].Name == "" {
 		spec.Variants[0].Name = present.Variants[0].Name

@@ -19,6 +19,7 @@ const (
 type requestFamilies struct {
 	requests, bytesIn, bytesOut, retries *prometheus.CounterVec
 	total, queue, compute                *prometheus.HistogramVec
+	rows, wait                           *prometheus.HistogramVec
 }
 
 func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
@@ -29,8 +30,8 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		reg.MustRegister(v)
 		return v
 	}
-	histogram := func(name, help string) *prometheus.HistogramVec {
-		v := prometheus.NewHistogramVec(histogramOpts(name, help, requestBuckets), labels)
+	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		v := prometheus.NewHistogramVec(histogramOpts(name, help, buckets), labels)
 		reg.MustRegister(v)
 		return v
 	}
@@ -39,9 +40,11 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		bytesIn:  counter("request_bytes_total", "Tensor bytes received."),
 		bytesOut: counter("response_bytes_total", "Tensor bytes answered."),
 		retries:  counter("retries_total", "Times a request was sent again to another worker."),
-		total:    histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant."),
-		queue:    histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant."),
-		compute:  histogram("compute_duration_seconds", "Inside the runtime, of requests that ran."),
+		total:    histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant.", requestBuckets),
+		queue:    histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant.", requestBuckets),
+		compute:  histogram("compute_duration_seconds", "Inside the runtime, of requests that ran.", requestBuckets),
+		rows:     histogram("batch_rows", "Rows of the batch that a request was run in, of requests run together with others.", rowBuckets),
+		wait:     histogram("batch_wait_seconds", "Waiting for a batch, of requests that did not find their instance idle.", requestBuckets),
 	}
 }
 
@@ -60,6 +63,7 @@ type series struct {
 	codes                      map[api.Code]prometheus.Counter
 	bytesIn, bytesOut, retries prometheus.Counter
 	total, queue, compute      prometheus.Observer
+	rows, wait                 prometheus.Observer // nil until the first
 	last                       api.Time
 }
 
@@ -161,7 +165,7 @@ func (c *seriesCache) sweep(now api.Time) {
 		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries} {
 			v.Delete(names)
 		}
-		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute} {
+		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute, c.families.rows, c.families.wait} {
 			v.Delete(names)
 		}
 	}
@@ -188,6 +192,23 @@ func (m *metrics) observe(e *api.Exchange) {
 	s.queue.Observe(e.Queue.Seconds())
 	if e.Compute > 0 {
 		s.compute.Observe(e.Compute.Seconds())
+	}
+	m.batch(s, e)
+}
+
+// batch observes what batching did. Most series never see any, so theirs are made when they do.
+func (m *metrics) batch(s *series, e *api.Exchange) {
+	if e.Executed > 0 {
+		if s.rows == nil {
+			s.rows = m.requests.rows.WithLabelValues(s.labels...)
+		}
+		s.rows.Observe(float64(e.Executed))
+	}
+	if e.Wait > 0 {
+		if s.wait == nil {
+			s.wait = m.requests.wait.WithLabelValues(s.labels...)
+		}
+		s.wait.Observe(e.Wait.Seconds())
 	}
 }
 

@@ -52,4 +52,6 @@ type View struct {
 	Platform  string   // "onnxruntime_onnx"
 	Signature api.Signature
 	Ready     bool
+	Batch     api.BatchPlan // of the first version; MaxSize is 0 when nothing is batched, or nothing is known yet
+	Batching  api.Batching  // the settings that it was made from
 }

@@ -209,6 +209,12 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 		}
 		if len(view.Versions) == 0 {
 			view.Signature, view.Platform, view.Ready = v.Signature, "onnxruntime_onnx", true
+			if v.Batch != nil {
+				view.Batch = *v.Batch
+			}
+			if v.Serving.Batching != nil {
+				view.Batching = *v.Serving.Batching
+			}
 		}
 		view.Versions = append(view.Versions, number)
 		if len(v.replicas) == 0 && v.Weight > 0 {

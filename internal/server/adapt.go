@@ -25,8 +25,9 @@ func (a artifacts) Materialize(ctx context.Context, manifest api.Digest) (string
 // replicas lets publish ask the fleet.
 type replicas struct{ fleet *fleet.Controller }
 
-func (r replicas) Replicas(v *api.Variant) []api.Replica {
-	return r.fleet.State(rollout.Instance(v)).Replicas
+func (r replicas) Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan) {
+	state := r.fleet.State(rollout.Instance(v))
+	return state.Replicas, state.Batch
 }
 
 // exchanges lets admin ask the recorder.

@@ -45,9 +45,6 @@ func (e *Engine) newBatcher(instance string, settings api.Batching, signature ap
 		settings.QueueSize = e.config.Queue
 	}
 	settings.PriorityLevels = max(1, settings.PriorityLevels)
-	if settings.DefaultPriority == 0 {
-		settings.DefaultPriority = (settings.PriorityLevels + 1) / 2
-	}
 	b := &Batcher{engine: e, instance: instance, settings: settings, sizes: plan.sizes, max: plan.max}
 	b.queue.levels = make([]list, settings.PriorityLevels)
 	for _, in := range signature.Inputs {
@@ -120,11 +117,7 @@ func (b *Batcher) line(ctx context.Context, req *engine.Request) (*engine.Answer
 
 func (b *Batcher) member(ctx context.Context, req *engine.Request) *member {
 	m := &member{ctx: ctx, request: *req, arrived: time.Now(), wake: make(chan struct{}, 1)}
-	level := req.Priority
-	if level < 1 || level > b.settings.PriorityLevels {
-		level = b.settings.DefaultPriority
-	}
-	m.level = level - 1
+	m.level = b.settings.Level(req.Priority) - 1
 	if b.settings.TimeoutUS > 0 {
 		m.expires = m.arrived.Add(time.Duration(b.settings.TimeoutUS) * time.Microsecond)
 	}

@@ -217,9 +217,13 @@ func (e *Engine) Unload(ctx context.Context, name string) error {
 		return e.inner.Unload(ctx, name)
 	}
 	select {
-	case <-h.ready:
-	case <-ctx.Done():
-		return ended(ctx, name)
+	case <-h.ready: // also when ctx has ended: then nothing is waited for
+	default:
+		select {
+		case <-h.ready:
+		case <-ctx.Done():
+			return ended(ctx, name)
+		}
 	}
 	e.mu.Lock()
 	if h.failed != nil || h.leaving {

@@ -106,20 +106,20 @@ func TestWhatIsBatched(t *testing.T) {
 		model orttest.Model
 		why   string // "" when it is batched
 	}{
-		"dense":                    {layers(random, 64, 64, 10), ""},
-		"dense, larger":            {layers(random, 512, 512, 512), ""},
-		"images":                   {convolution(random, 3, 8), ""},
-		"identity":                 {orttest.Identity(orttest.Int64), ""},
-		"text":                     {orttest.Identity(orttest.String), ""},
-		"softmax over a row":       {one("Softmax", []orttest.Attribute{{Name: "axis", Value: int64(1)}}), ""},
-		"two inputs":               {two("batch", "batch"), ""},
-		"no batch dimension":       {constant, "no batch dimension"},
-		"slow":                     {orttest.Count(), "no batch dimension"},
-		"softmax over the batch":   {one("Softmax", []orttest.Attribute{{Name: "axis", Value: int64(0)}}), "depends on the rows beside it"},
-		"transposed":               {one("Transpose", nil, 4, "batch"), "no batch dimension"},
-		"more rows than came":      {column, "has shape [4 1]"},
-		"two dimensions":           {two("rows", "columns"), "need not be equal"},
-		"random":                   {one("RandomUniformLike", nil), "equal requests do not give equal answers"},
+		"dense":                  {layers(random, 64, 64, 10), ""},
+		"dense, larger":          {layers(random, 512, 512, 512), ""},
+		"images":                 {convolution(random, 3, 8), ""},
+		"identity":               {orttest.Identity(orttest.Int64), ""},
+		"text":                   {orttest.Identity(orttest.String), ""},
+		"softmax over a row":     {one("Softmax", []orttest.Attribute{{Name: "axis", Value: int64(1)}}), ""},
+		"two inputs":             {two("batch", "batch"), ""},
+		"no batch dimension":     {constant, "no batch dimension"},
+		"slow":                   {orttest.Count(), "no batch dimension"},
+		"softmax over the batch": {one("Softmax", []orttest.Attribute{{Name: "axis", Value: int64(0)}}), "depends on the rows beside it"},
+		"transposed":             {one("Transpose", nil, 4, "batch"), "no batch dimension"},
+		"more rows than came":    {column, "has shape [4 1]"},
+		"two dimensions":         {two("rows", "columns"), "need not be equal"},
+		"random":                 {one("RandomUniformLike", nil), "equal requests do not give equal answers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := open(t)

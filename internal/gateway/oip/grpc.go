@@ -94,7 +94,7 @@ func (s *service) ModelConfig(ctx context.Context, r *wire.ModelConfigRequest) (
 	if err != nil {
 		return nil, named(err, r.GetName(), r.GetVersion())
 	}
-	return &wire.ModelConfigResponse{Config: wire.NewModelConfig(r.GetName(), view.Platform, view.Signature)}, nil
+	return &wire.ModelConfigResponse{Config: wire.NewModelConfig(r.GetName(), view.Platform, view.Signature, view.Batch, view.Batching)}, nil
 }
 
 // modelInfer is the method's handler: it receives the message's bytes and gives an encoded reply. The order of its

@@ -136,7 +136,7 @@ func (p *protocol) answer(w http.ResponseWriter, r *http.Request, t target, id s
 	case t.act == "model":
 		writeJSON(w, wire.AppendModelMetadata(nil, t.endpoint, view.Versions, view.Platform, view.Signature))
 	case t.act == "config":
-		writeJSON(w, wire.AppendModelConfig(nil, wire.NewModelConfig(t.endpoint, view.Platform, view.Signature)))
+		writeJSON(w, wire.AppendModelConfig(nil, wire.NewModelConfig(t.endpoint, view.Platform, view.Signature, view.Batch, view.Batching)))
 	case !view.Ready:
 		notReady(w, "model '"+t.endpoint+"' is not ready")
 	default:
