@@ -2,6 +2,8 @@
 
     litserve_digits.py MODEL PORT WORKERS
 """
+import os
+import signal
 import sys
 
 import litserve
@@ -33,5 +35,7 @@ class Digits(litserve.LitAPI):
 
 if __name__ == "__main__":
     path, port, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    # Its HTTP processes outlive a parent that is told to end: the group, which is this server's own, ends as one.
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     server = litserve.LitServer(Digits(path), accelerator="cpu", workers_per_device=workers)
     server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False, access_log=False)
