@@ -73,6 +73,7 @@ type Controller struct {
 	endpoints map[api.EndpointKey]*endpoint
 	changed   chan struct{} // closed and replaced whenever a release changes state
 	drained   bool          // no load begins any more
+	wanted    time.Time     // when want looked last
 }
 
 // endpoint is the controller's memory of one endpoint. The database holds the same, but for unsaved.
@@ -214,6 +215,7 @@ func (c *Controller) want() {
 	defer c.wanting.Unlock()
 	c.mu.Lock()
 	now := c.Now()
+	c.wanted = now
 	wants := map[string]api.Want{}
 	for _, e := range c.endpoints {
 		var loaded []api.RevisionNumber
@@ -286,6 +288,9 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 	rel, recording, open := e.active, e.recording, e.load
 	until := c.RollbackWindow - c.Now().Sub(e.Traffic.Changed.Std())
 	idle := len(e.Traffic.Warm) > 0
+	// want looks at every endpoint: it is asked only for one whose warm revisions it has counted in so far. A start with
+	// many endpoints would take the square of their number otherwise.
+	over := idle && c.wanted.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow
 	c.mu.Unlock()
 	switch {
 	case rel == nil && open != nil:
@@ -293,7 +298,9 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 	case rel == nil && idle && until > 0:
 		return until, nil
 	case rel == nil:
-		c.want() // the window is over: the warm ones may go
+		if over {
+			c.want() // the window is over: the warm ones may go
+		}
 		return 0, nil
 	case recording:
 		return recheck, nil

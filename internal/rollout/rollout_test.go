@@ -189,11 +189,13 @@ type fleet struct {
 	held bool
 	want map[string]bool
 	have map[string]bool
+	told int // calls of SetWants
 }
 
 func (f *fleet) SetWants(wants []api.Want) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.told++
 	f.want = map[string]bool{}
 	for _, w := range wants {
 		f.want[w.Instance] = true
@@ -306,6 +308,47 @@ func (b *bench) deploy(t *testing.T, version int) api.Release {
 		t.Fatal(err)
 	}
 	return rel
+}
+
+// TestStartLooksAtEverythingOnce starts with many endpoints, some with revisions kept warm. What must be loaded is made
+// up from all of them, so it must not be made up again for each: only at the start, and when the rollback window ends.
+func TestStartLooksAtEverythingOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const endpoints = 50
+		db, journal := newDatabase(), t.TempDir()
+		b := start(t, db, journal)
+		for i := range endpoints {
+			name := api.EndpointName(fmt.Sprint("e", i))
+			for version := range 1 + i%2 {
+				rel, err := b.Deploy(t.Context(), someone, name, spec(version+1), -1, "")
+				if err == nil {
+					_, err = b.Await(t.Context(), "default", name, rel.Number)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		synctest.Wait()
+		b.stop()
+		told := func() (int, bool) {
+			b.fleet.mu.Lock()
+			defer b.fleet.mu.Unlock()
+			return b.fleet.told, b.fleet.want[digest(1).Hex()]
+		}
+		again := start(t, db, journal)
+		defer again.stop()
+		b = again
+		synctest.Wait()
+		if n, warm := told(); n > 1 || !warm {
+			t.Errorf("the fleet was told %d times at the start; version 1 wanted: %v", n, warm)
+		}
+		<-time.After(25 * time.Hour)
+		synctest.Wait()
+		if n, _ := told(); n > 1+4 { // one per look that runs in parallel when the windows end together
+			t.Errorf("the fleet was told %d times in all", n)
+		}
+	})
 }
 
 func TestDeployRollBackAndForth(t *testing.T) {

@@ -320,6 +320,7 @@ func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err
 		load.Members = append(load.Members, engine.Member{Digest: api.Digest(member.Digest), Path: member.Path})
 	}
 	loaded, err := l.host.engine.Load(ctx, load)
+	l.host.learn(load.Instance, loaded.Batch != nil && loaded.Batch.MaxSize > 1)
 	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
 	if loaded.Batch != nil {
 		reply.Loaded.Batched, reply.Loaded.Batch = true, *loaded.Batch
