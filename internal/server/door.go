@@ -25,6 +25,7 @@ import (
 type doors struct {
 	system              *System
 	http, grpc, metrics net.Listener
+	oci                 net.Listener // nil for none
 }
 
 // addresses is the line printed for machines when the server is ready.
@@ -32,6 +33,7 @@ type addresses struct {
 	HTTP    string `json:"http"`
 	GRPC    string `json:"grpc"`
 	Metrics string `json:"metrics"`
+	OCI     string `json:"oci,omitempty"`
 	PID     int    `json:"pid"`
 	TLS     bool   `json:"tls,omitempty"`
 }
@@ -51,7 +53,11 @@ func (s *System) open(ctx context.Context) (*doors, error) {
 	for _, door := range []struct {
 		flag, address, protocol string
 		listener                *net.Listener
-	}{{"--http", s.cfg.HTTP, "http/1.1", &d.http}, {"--grpc", s.cfg.GRPC, "h2", &d.grpc}, {"--metrics", s.cfg.Metrics, "http/1.1", &d.metrics}} {
+	}{{"--http", s.cfg.HTTP, "http/1.1", &d.http}, {"--grpc", s.cfg.GRPC, "h2", &d.grpc}, {"--metrics", s.cfg.Metrics, "http/1.1", &d.metrics},
+		{"--oci", s.cfg.OCI, "http/1.1", &d.oci}} {
+		if door.address == "" {
+			continue
+		}
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", door.address)
 		if err != nil {
 			return nil, fmt.Errorf("listen (%s): %w; choose another port, or port 0 for a free one", door.flag, err)
@@ -134,6 +140,20 @@ func (d *doors) serveGRPC(ctx context.Context) error {
 	return nil
 }
 
+// serveOCI answers OCI clients, and removes uploads that nobody finishes.
+func (d *doors) serveOCI(ctx context.Context) error {
+	if d.oci == nil {
+		<-ctx.Done()
+		return nil
+	}
+	sweeping, stop := context.WithCancel(ctx)
+	swept := make(chan error, 1)
+	go func() { swept <- d.system.oci.Sweep(sweeping) }()
+	err := d.serve(ctx, d.oci, d.system.oci.Handler())
+	stop()
+	return errors.Join(err, <-swept)
+}
+
 // serveMetrics answers scrapes, probes, and profiles for administrators.
 func (d *doors) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
@@ -176,6 +196,9 @@ func (d *doors) adminOnly(h http.Handler) http.Handler {
 func (s *System) announce(stdout, stderr io.Writer) error {
 	a := addresses{HTTP: s.doors.http.Addr().String(), GRPC: s.doors.grpc.Addr().String(), Metrics: s.doors.metrics.Addr().String(),
 		PID: os.Getpid(), TLS: s.cfg.TLSCert != ""}
+	if s.doors.oci != nil {
+		a.OCI = s.doors.oci.Addr().String()
+	}
 	line, err := json.Marshal(a)
 	if err != nil {
 		return err
@@ -203,7 +226,11 @@ func (s *System) announce(stdout, stderr io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Penstock %s is ready.\n", s.cfg.Version)
 	fmt.Fprintf(&b, "  HTTP     %s://%s   (control API %s, inference /v2)\n", scheme, a.HTTP, admin.Prefix)
-	fmt.Fprintf(&b, "  gRPC     %s\n  metrics  %s://%s/metrics\n  data     %s\n", a.GRPC, scheme, a.Metrics, s.cfg.Data)
+	fmt.Fprintf(&b, "  gRPC     %s\n", a.GRPC)
+	if a.OCI != "" {
+		fmt.Fprintf(&b, "  OCI      %s://%s/v2/   (docker login, oras push, oras pull)\n", scheme, a.OCI)
+	}
+	fmt.Fprintf(&b, "  metrics  %s://%s/metrics\n  data     %s\n", scheme, a.Metrics, s.cfg.Data)
 	fmt.Fprintf(&b, "  key      %s (administrator of tenant %s)\n", s.secret("admin.key"), api.DefaultTenant)
 	if s.cfg.Dev {
 		b.WriteString("  --dev: callers without a key act as tenant default.\n")
