@@ -112,7 +112,7 @@ func (q *request) refusalOf(err error) *refusal {
 // fail answers with an error. What the answer cannot say any more, because its body is under way, is only logged.
 func (q *request) fail(err error) {
 	r := q.refusalOf(err)
-	if r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage {
+	if kind := api.KindOf(err); (kind == api.Internal || kind == api.Storage) && r.status >= http.StatusInternalServerError {
 		cause := err
 		if e := api.AsError(err); e.Err != nil {
 			cause = e.Err

@@ -161,7 +161,7 @@ func (s *stage) begin(repo api.Repository) (*upload, error) {
 	}
 	part, err := s.root.OpenFile(u.id+partSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
-		err = errors.Join(part.Close(), s.writeNote(u))
+		err = errors.Join(part.Close(), s.writeNote(u.id, u.note))
 	}
 	if err != nil {
 		s.forget(u)
@@ -196,7 +196,7 @@ func (s *stage) release(u *upload) { u.taken <- struct{}{} }
 
 // append adds bytes to an upload that the caller has taken. What came is durable when it returns, also when the body broke
 // off: then its error comes back, and the client can go on from there.
-func (s *stage) append(ctx context.Context, u *upload, r io.Reader) error {
+func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) {
 	part, err := s.root.OpenFile(u.id+partSuffix, os.O_WRONLY, 0o600)
 	if err != nil {
 		return storage("go on with an upload", err)
@@ -206,30 +206,37 @@ func (s *stage) append(ctx context.Context, u *upload, r io.Reader) error {
 	if err != nil {
 		return storage("go on with an upload", err)
 	}
+	// A request that failed may have left bytes that do not count.
+	if err := part.Truncate(u.note.Size); err != nil {
+		return storage("go on with an upload", err)
+	}
 	if _, err := part.Seek(u.note.Size, io.SeekStart); err != nil {
 		return storage("go on with an upload", err)
 	}
-	w := &appending{stage: s, upload: u, part: part, sum: sum, size: u.note.Size}
+	a := &appending{stage: s, upload: u, part: part, sum: sum, size: u.note.Size, begun: u.note.Size}
+	defer func() {
+		// Whatever the end was, what came before it is made durable, and what is not durable does not count.
+		if fault := a.settle(); fault != nil {
+			err = errors.Join(storage("sync an upload", fault), err)
+		}
+		a.unstage(a.size - u.note.Size)
+	}()
 	buffer := make([]byte, copyBytes)
 	for {
 		n, readErr := io.ReadFull(r, buffer)
 		if ctx.Err() != nil && readErr == nil {
 			readErr = api.Fail(api.CodeCanceled, "", "the upload was broken off").Because(ctx.Err())
 		}
-		if err := w.write(buffer[:n]); err != nil {
+		if err := a.write(buffer[:n]); err != nil {
 			return err
 		}
-		if readErr == nil {
-			continue
-		}
-		if err := w.checkpoint(); err != nil {
-			return err
-		}
-		// ReadFull says ErrUnexpectedEOF for an end inside the buffer; a body that was cut short says so in words of ours.
-		if errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF) {
+		// ReadFull says ErrUnexpectedEOF for an end inside the buffer. A body that was cut short has words of ours around it.
+		if readErr == io.EOF || readErr == io.ErrUnexpectedEOF {
 			return nil
 		}
-		return readErr
+		if readErr != nil {
+			return readErr
+		}
 	}
 }
 
@@ -239,16 +246,18 @@ type appending struct {
 	upload *upload
 	part   *os.File
 	sum    hash.Hash
-	size   int64
+	size   int64      // bytes written and hashed
+	begun  int64      // size of the last checkpoint that began
+	synced chan error // the end of that checkpoint; nil when none is under way
 }
 
-// write adds bytes, within the limits.
+// write adds bytes, within the limits. Hashing, the slower half, goes on beside the writing.
 func (a *appending) write(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
 	if a.size+int64(len(b)) > a.limits.BlobBytes {
-		return errors.Join(a.checkpoint(), api.Fail(api.CodeTooLarge, "", "the blob is over the limit of %d bytes", a.limits.BlobBytes))
+		return api.Fail(api.CodeTooLarge, "", "the blob is over the limit of %d bytes", a.limits.BlobBytes)
 	}
 	a.mu.Lock()
 	full := a.staged+int64(len(b)) > a.limits.StagedBytes
@@ -257,45 +266,80 @@ func (a *appending) write(b []byte) error {
 	}
 	a.mu.Unlock()
 	if full {
-		return errors.Join(a.checkpoint(), refused(http.StatusTooManyRequests, codeTooMany, "unfinished uploads take all the room they may; finish or cancel some"))
+		return refused(http.StatusTooManyRequests, codeTooMany, "unfinished uploads take all the room they may; finish or cancel some")
 	}
-	if _, err := a.part.Write(b); err != nil {
+	before, err := a.sum.(encoding.BinaryMarshaler).MarshalBinary()
+	if err != nil {
+		return err
+	}
+	hashed := make(chan struct{})
+	go func() {
+		a.sum.Write(b) // a hash never fails
+		close(hashed)
+	}()
+	_, err = a.part.Write(b)
+	<-hashed
+	if err != nil {
 		a.unstage(int64(len(b)))
-		// What the disk took of it is not hashed, so it does not count: the next request writes over it.
-		return errors.Join(storage("write an upload", err), a.checkpoint())
+		// What the disk took of it does not count: the next request writes over it.
+		return errors.Join(storage("write an upload", err), a.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(before))
 	}
-	a.sum.Write(b) // a hash never fails
 	a.size += int64(len(b))
-	if a.size-a.upload.note.Size >= a.limits.Checkpoint {
+	if a.size-a.begun >= a.limits.Checkpoint {
+		if err := a.wait(); err != nil {
+			return storage("sync an upload", err)
+		}
 		return a.checkpoint()
 	}
 	return nil
 }
 
-// checkpoint makes what came durable.
+// settle makes everything that came durable. After a failed sync it does not try once more: the kernel may have forgotten.
+func (a *appending) settle() error {
+	if err := a.wait(); err != nil {
+		return err
+	}
+	if err := a.checkpoint(); err != nil {
+		return err
+	}
+	return a.wait()
+}
+
+// checkpoint begins to make what came so far durable; more may come meanwhile. The one before must have ended.
 func (a *appending) checkpoint() error {
-	if a.size == a.upload.note.Size {
+	if a.size == a.begun {
 		return nil
 	}
 	state, err := a.sum.(encoding.BinaryMarshaler).MarshalBinary()
-	if err == nil {
-		err = a.part.Sync()
+	if err != nil {
+		return err
 	}
-	n := &a.upload.note
-	size, sum, changed := n.Size, n.SHA256, n.Changed
-	if err == nil {
-		n.Size, n.SHA256, n.Changed = a.size, state, api.TimeOf(a.now())
-		if err = a.writeNote(a.upload); err != nil {
-			n.Size, n.SHA256, n.Changed = size, sum, changed
+	next := a.upload.note
+	next.Size, next.SHA256, next.Changed = a.size, state, api.TimeOf(a.now())
+	a.begun, a.synced = a.size, make(chan error, 1)
+	go func() {
+		err := a.part.Sync()
+		if err == nil {
+			err = a.writeNote(a.upload.id, next)
 		}
-	}
-	if err != nil {
-		a.unstage(a.size - size)
-	}
-	if err != nil {
-		return storage("sync an upload", err)
-	}
+		if err == nil {
+			// Tenant and name never change, so others may read them meanwhile.
+			n := &a.upload.note
+			n.Size, n.SHA256, n.Changed = next.Size, next.SHA256, next.Changed
+		}
+		a.synced <- err
+	}()
 	return nil
+}
+
+// wait ends the checkpoint under way.
+func (a *appending) wait() error {
+	if a.synced == nil {
+		return nil
+	}
+	err := <-a.synced
+	a.synced = nil
+	return err
 }
 
 func (s *stage) unstage(n int64) {
@@ -304,13 +348,13 @@ func (s *stage) unstage(n int64) {
 	s.mu.Unlock()
 }
 
-// writeNote puts the note in place whole and synced.
-func (s *stage) writeNote(u *upload) error {
-	text, err := json.Marshal(u.note)
+// writeNote puts a note in place whole and synced.
+func (s *stage) writeNote(id string, n note) error {
+	text, err := json.Marshal(n)
 	if err != nil {
 		return err
 	}
-	temp := "." + u.id + noteSuffix
+	temp := "." + id + noteSuffix
 	f, err := s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -319,7 +363,7 @@ func (s *stage) writeNote(u *upload) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := s.root.Rename(temp, u.id+noteSuffix); err != nil {
+	if err := s.root.Rename(temp, id+noteSuffix); err != nil {
 		return err
 	}
 	return s.syncFolder()

@@ -212,24 +212,15 @@ func (q *request) finishUpload() error {
 		if err := q.checkChunk(u); err != nil {
 			return err
 		}
-		// Nothing has come before: the body is the whole blob. An upload that fails so can be tried again.
-		if err := q.keepWhole(digest); err != nil {
-			return err
-		}
+		// Nothing has come before: the body is the whole blob.
+		err = q.keepWhole(digest)
+	} else if err = q.append(u); err == nil {
+		err = q.keep(u, digest)
+	}
+	if err == nil || api.Is(err, api.CodeDigestMismatch) { // no further byte can make a wrong one right
 		q.server.stage.forget(u)
-		return nil
 	}
-	if err := q.append(u); err != nil {
-		return err
-	}
-	if err := q.keep(u, digest); err != nil {
-		if api.Is(err, api.CodeDigestMismatch) {
-			q.server.stage.forget(u) // no further byte can make it right
-		}
-		return err
-	}
-	q.server.stage.forget(u)
-	return nil
+	return err
 }
 
 // keep hands a finished upload to the store, if its bytes have the digest.
