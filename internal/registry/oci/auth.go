@@ -144,7 +144,10 @@ func (q *request) token() error {
 	switch q.Method {
 	case http.MethodGet:
 		asked = q.URL.Query()["scope"]
-		p, _, err = q.caller()
+		var narrowed access
+		if p, narrowed, err = q.caller(); err == nil && narrowed != nil {
+			err = api.Fail(api.CodeUnauthenticated, "", "a token is made for a key, not for another token")
+		}
 	case http.MethodPost:
 		q.Body = http.MaxBytesReader(q.w, q.Body, 64<<10)
 		if err := q.ParseForm(); err != nil {
