@@ -174,6 +174,57 @@ func parseDigest(text string) (api.ContentDigest, error) {
 	return "", refused(http.StatusBadRequest, codeDigestInvalid, "this is not a digest of sha256 or sha512 in lower case")
 }
 
+// notedWriter remembers what was answered, for the log.
+type notedWriter struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// WriteHeader notes the status.
+func (n *notedWriter) WriteHeader(status int) {
+	n.status = status
+	n.ResponseWriter.WriteHeader(status)
+}
+
+// Write notes the bytes.
+func (n *notedWriter) Write(b []byte) (int, error) {
+	written, err := n.ResponseWriter.Write(b)
+	n.bytes += int64(written)
+	return written, err
+}
+
+// ReadFrom leaves files to the connection, which the system can copy them to.
+func (n *notedWriter) ReadFrom(r io.Reader) (int64, error) {
+	to, ok := n.ResponseWriter.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{n}, r)
+	}
+	written, err := to.ReadFrom(r)
+	n.bytes += written
+	return written, err
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (n *notedWriter) Unwrap() http.ResponseWriter { return n.ResponseWriter }
+
+// log writes one line for each request: what changes something for everybody to see, what only reads when asked for.
+func (q *request) log(id string, answer *notedWriter, began time.Time) {
+	level := slog.LevelDebug
+	if pushes(q.Method) {
+		level = slog.LevelInfo
+	}
+	if !q.server.cfg.Log.Enabled(q.Context(), level) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("request_id", id), slog.String("door", "oci"), slog.String("method", q.Method), slog.String("path", q.URL.Path),
+		slog.Int("status", answer.status), slog.Int64("bytes", answer.bytes), slog.Duration("took", q.server.cfg.Now().Sub(began))}
+	if q.principal != nil {
+		attrs = append(attrs, slog.String("tenant", string(q.principal.Tenant)), slog.String("key", string(q.principal.Key)))
+	}
+	q.server.cfg.Log.LogAttrs(q.Context(), level, "access", attrs...)
+}
+
 // sender renews the write deadline for each piece of an answer, so that a slow reader is fine and a dead one is not. It
 // hands files on in pieces, which the system copies without this process's memory.
 type sender struct {

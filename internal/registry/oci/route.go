@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/penstock/penstock/api"
 )
 
@@ -45,7 +47,11 @@ func routes() []route {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	q := &request{Request: r, w: w, server: s}
+	id, began := ulid.Make().String(), s.cfg.Now()
+	w.Header().Set("Penstock-Request-Id", id)
+	noted := &notedWriter{ResponseWriter: w}
+	q := &request{Request: r, w: noted, server: s}
+	defer func() { q.log(id, noted, began) }()
 	var err error
 	switch path := r.URL.Path; {
 	case path == tokenPath:

@@ -20,6 +20,10 @@ func dumps(t *testing.T, open func(t testing.TB) *store.DB) {
 	first, second := version("dumped", 1), version("dumped", 2)
 	first.Tenant, second.Tenant = "dumper", "dumper"
 	commit(t, from, first, "live")
+	must(t, from.LinkBlob(ctx, api.Repository{Tenant: "dumper", Name: "dumped"}, repositoryBlob(1), 5))
+	push := manifestOf("dumped", repositoryBlob(1))
+	push.Repository, push.Tags = api.Repository{Tenant: "dumper", Name: "dumped"}, []string{"v1"}
+	putManifest(t, from, push)
 	whole := Dump(t, from)
 
 	to := open(t)
