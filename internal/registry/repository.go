@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 
@@ -357,31 +358,34 @@ func pushedAliases(push *api.ManifestPush) (warnings []string) {
 	return warnings
 }
 
-// Shelve makes the versions of before there were repositories known to OCI clients. Call it at start.
+// Shelve makes the versions of before there were repositories known to OCI clients. Call it at start. A version whose
+// manifest cannot be read stays unknown to them, and is tried again at the next start.
 func (c *Catalog) Shelve(ctx context.Context) error {
 	for {
 		const some = 100
 		versions, err := c.store.VersionsWithoutManifest(ctx, some)
-		if err != nil || len(versions) == 0 {
+		if err != nil {
 			return err
 		}
+		shelved := 0
 		for _, v := range versions {
-			if err := c.shelve(ctx, v); err != nil {
-				return fmt.Errorf("shelve %s: %w", v.Ref(), err)
+			switch err := c.shelve(ctx, v); {
+			case err == nil:
+				shelved++
+			case ctx.Err() != nil:
+				return err
+			default:
+				slog.WarnContext(ctx, "a version is not known to OCI clients", "tenant", v.Tenant, "version", v.Ref().String(), "error", err)
 			}
+		}
+		if shelved == 0 {
+			return nil
 		}
 	}
 }
 
 func (c *Catalog) shelve(ctx context.Context, v api.Version) error {
-	push := api.ManifestPush{Manifest: api.Manifest{Repository: api.Repository{Tenant: v.Tenant, Name: string(v.Model)},
-		RepositoryBlob: api.RepositoryBlob{Digest: api.ContentDigest(v.Digest), Blob: v.Digest},
-		MediaType:      mediaManifest, ArtifactType: typeModel, Pushed: v.Created, PushedBy: v.CreatedBy}}
 	body, err := c.readSmall(ctx, v.Digest)
-	if api.Is(err, api.CodeBlobNotFound) { // its bytes are lost; the row alone keeps this from being tried forever
-		_, _, err = c.store.PutManifest(ctx, push)
-		return err
-	}
 	if err != nil {
 		return err
 	}
@@ -389,7 +393,9 @@ func (c *Catalog) shelve(ctx context.Context, v api.Version) error {
 	if err != nil {
 		return err
 	}
-	push.Size = int64(len(body))
+	push := api.ManifestPush{Manifest: api.Manifest{Repository: api.Repository{Tenant: v.Tenant, Name: string(v.Model)},
+		RepositoryBlob: api.RepositoryBlob{Digest: api.ContentDigest(v.Digest), Blob: v.Digest, Size: int64(len(body))},
+		MediaType:      m.MediaType, ArtifactType: m.artifactType(), Pushed: v.Created, PushedBy: v.CreatedBy}}
 	for _, d := range append(m.Layers, *m.Config) {
 		push.Parts = append(push.Parts, d.Digest)
 		push.Links = append(push.Links, api.RepositoryBlob{Digest: d.Digest, Blob: api.Digest(d.Digest), Size: d.Size})

@@ -228,7 +228,7 @@ func (s *System) announce(stdout, stderr io.Writer) error {
 	fmt.Fprintf(&b, "  HTTP     %s://%s   (control API %s, inference /v2)\n", scheme, a.HTTP, admin.Prefix)
 	fmt.Fprintf(&b, "  gRPC     %s\n", a.GRPC)
 	if a.OCI != "" {
-		fmt.Fprintf(&b, "  OCI      %s://%s/v2/   (docker login, oras push, oras pull)\n", scheme, a.OCI)
+		fmt.Fprintf(&b, "  OCI      %s://%s/v2/   (oras login, push, pull)\n", scheme, a.OCI)
 	}
 	fmt.Fprintf(&b, "  metrics  %s://%s/metrics\n  data     %s\n", scheme, a.Metrics, s.cfg.Data)
 	fmt.Fprintf(&b, "  key      %s (administrator of tenant %s)\n", s.secret("admin.key"), api.DefaultTenant)

@@ -376,6 +376,35 @@ func TestPushedByHand(t *testing.T) {
 	}
 }
 
+// TestShelve makes versions of before there were repositories known at a start.
+func TestShelve(t *testing.T) {
+	b := setUp(t, nil)
+	m := b.artifact("acme", "acme/new", "", "model.onnx", model(t))
+	_, body := b.put(http.StatusCreated, "acme", "acme/new", "v1", m)
+	v, err := b.catalog.Resolve(t.Context(), "acme", api.Ref{Model: "new"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := v
+	v.Model, lost.Model, lost.Digest = "old", "lost", api.Digest(sha([]byte("a manifest that is lost")))
+	for _, version := range []api.Version{v, lost} {
+		if _, _, err := b.db.CommitVersion(t.Context(), version, []api.AliasName{"champion"}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.do(http.StatusNotFound, "acme", "GET", "/v2/acme/old/manifests/champion", nil)
+	if err := b.catalog.Shelve(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, reference := range []string{"champion", "1", "latest", sha(body)} {
+		if got := b.do(http.StatusOK, "acme", "GET", "/v2/acme/old/manifests/"+reference, nil); !bytes.Equal(got.body, body) {
+			t.Errorf("%s gives other bytes", reference)
+		}
+	}
+	b.pulled("acme", "acme/old", m.Layers[0].Digest, []byte(model(t)))
+	b.do(http.StatusNotFound, "acme", "GET", "/v2/acme/lost/manifests/champion", nil)
+}
+
 // TestRefusedModels pushes files that no version may hold. The answer says why, and nothing is left to pull.
 func TestRefusedModels(t *testing.T) {
 	b := setUp(t, nil)
