@@ -190,7 +190,10 @@ func (s *Store) Keep(_ context.Context, path string, info blob.Info) error {
 		return storage("keep a blob", err)
 	}
 	if err := s.finish(temp, info); err != nil {
-		_ = s.root.Remove(temp) // a leftover is removed by a later Open
+		// Back to its owner, who can try again. What cannot go back is removed by a later Open.
+		if os.Rename(filepath.Join(s.dir, filepath.FromSlash(temp)), path) == nil {
+			_ = os.Chmod(path, 0o600)
+		}
 		return err
 	}
 	return nil

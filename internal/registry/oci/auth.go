@@ -2,7 +2,9 @@ package oci
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -46,7 +48,29 @@ func (q *request) caller() (*api.Principal, access, error) {
 		}
 	}
 	p, err := q.server.cfg.Guard.Authenticate(values)
+	if err == nil && len(values) == 0 && !localName(q.Host) {
+		return nil, nil, refused(http.StatusForbidden, codeDenied, "without a key, this server answers to its address and localhost only")
+	}
 	return p, nil, err
+}
+
+// localName reports a host that no web page can have bound to this address.
+func localName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.Trim(host, "[]")
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil
+}
+
+// checkBrowser refuses what only a web page of another origin would send. Registry clients send neither header.
+func (q *request) checkBrowser() error {
+	site := q.Header.Get("Sec-Fetch-Site")
+	from, err := url.Parse(q.Header.Get("Origin"))
+	if err != nil || from.Host != "" && !strings.EqualFold(from.Host, q.Host) || q.Header.Get("Origin") == "null" || site != "" && site != "same-origin" && site != "none" {
+		return refused(http.StatusForbidden, codeDenied, "the request comes from a page of another origin")
+	}
+	return nil
 }
 
 // authorize lets the request through to its repository, or not. Another tenant's repository answers as one that nobody has.

@@ -178,6 +178,23 @@ func TestDev(t *testing.T) {
 	b.do(http.StatusOK, "", "GET", "/v2/m/manifests/v1", nil)
 	b.do(http.StatusNotFound, "", "GET", "/v2/acme/m/manifests/v1", nil)
 	b.do(http.StatusUnauthorized, "", "GET", "/v2/m/manifests/v1", nil, "Authorization", "Bearer wrong")
+	// Web pages of others are kept out, also those that have bound a name of theirs to this address.
+	for _, headers := range [][]string{{"Origin", "http://evil.example"}, {"Origin", "null"}, {"Sec-Fetch-Site", "cross-site"}} {
+		b.do(http.StatusForbidden, "", "POST", "/v2/m/blobs/uploads/?digest="+sha([]byte("x")), []byte("x"), headers...)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), "GET", b.server.URL+"/v2/m/manifests/v1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Host = "evil.example:8003"
+	response, err := b.server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusForbidden {
+		t.Errorf("a foreign host name answers %d", response.StatusCode)
+	}
 	a := b.do(http.StatusOK, "", "GET", "/token?scope=repository:m:pull", nil)
 	var token struct{ Token string }
 	if err := json.Unmarshal(a.body, &token); err != nil {

@@ -29,7 +29,6 @@ import (
 type bench struct {
 	t       testing.TB
 	dir     string
-	url     string
 	keys    map[string]string // by tenant, with read and write; "reader" and "writer" are of tenant acme
 	db      *store.DB
 	blobs   *files.Store

@@ -95,13 +95,12 @@ func (q *request) listReferrers() error {
 		return err
 	}
 	all, size := []json.RawMessage{}, 0
-	for i, m := range found {
+	for _, m := range found {
 		entry, err := json.Marshal(referrer{m.MediaType, m.Digest, m.Size, m.Annotations, m.ArtifactType})
 		if err != nil {
 			return err
 		}
 		if size += len(entry); len(all) > 0 && size > q.server.cfg.Limits.ReferrersBytes {
-			last = string(found[i-1].Digest)
 			break
 		}
 		all = append(all, entry)

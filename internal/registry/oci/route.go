@@ -52,8 +52,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	noted := &notedWriter{ResponseWriter: w}
 	q := &request{Request: r, w: noted, server: s}
 	defer func() { q.log(id, noted, began) }()
-	var err error
+	err := q.checkBrowser()
 	switch path := r.URL.Path; {
+	case err != nil:
 	case path == tokenPath:
 		err = q.token()
 	case path == "/v2/" || path == "/v2":

@@ -198,6 +198,10 @@ func (s *stage) release(u *upload) { u.taken <- struct{}{} }
 // off: then its error comes back, and the client can go on from there.
 func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) {
 	part, err := s.root.OpenFile(u.id+partSuffix, os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the store took the file and then failed: there is nothing to go on with
+		s.forget(u)
+		return refused(http.StatusNotFound, codeBlobUploadUnknown, "the upload is lost; begin another")
+	}
 	if err != nil {
 		return storage("go on with an upload", err)
 	}
@@ -230,8 +234,9 @@ func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) 
 		if err := a.write(buffer[:n]); err != nil {
 			return err
 		}
-		// ReadFull says ErrUnexpectedEOF for an end inside the buffer. A body that was cut short has words of ours around it.
-		if readErr == io.EOF || readErr == io.ErrUnexpectedEOF {
+		// ReadFull says ErrUnexpectedEOF for an end inside the buffer. That of a body which was cut short is inside words of ours.
+		if ours := (*api.Error)(nil); readErr != nil && !errors.As(readErr, &ours) &&
+			(errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF)) {
 			return nil
 		}
 		if readErr != nil {
