@@ -62,4 +62,6 @@ type Worker struct {
 	Restarts  int64    `json:"restarts" doc:"Times it was started again."`
 	Instances []string `json:"instances" doc:"What it holds."`
 	Started   Time     `json:"started" doc:"When the present process began."`
+
+	Processors []int `json:"processors,omitempty" doc:"Processors that it alone runs on; missing: it shares all of them."`
 }

@@ -48,6 +48,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.StringVar(&cfg.TLSCert, "tls-cert", "", "PEM file of the certificate; with --tls-key all listeners speak TLS")
 	f.StringVar(&cfg.TLSKey, "tls-key", "", "PEM file of the certificate's key")
 	f.IntVar(&cfg.Workers, "workers", 2, "worker processes")
+	f.BoolVar(&cfg.Pin, "pin", false, "give each worker processors of its own; there must be at least one for each")
 	f.Int64Var(&cfg.WorkerMemoryMB, "worker-memory", 0, "address space of one worker in MiB; 0 sets no limit")
 	f.BoolVar(&cfg.InProcess, "in-process", false, "run models in the server's own process, without workers")
 	f.IntVar(&cfg.Queue, "queue", 256, "requests in hand per endpoint")

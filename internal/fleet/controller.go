@@ -60,6 +60,7 @@ const InProcess = "inproc"
 // Config tunes a controller. Zero fields take their defaults.
 type Config struct {
 	Workers    int      // worker processes; default 2
+	Processors [][]int  // of each worker, in order, that it alone runs on; nil or short: all of this process
 	Executable string   // program of the workers, run as `worker --socket PATH`
 	Env        []string // added to the workers' environment, KEY=value
 	CacheDir   string   // given to workers as CacheVariable
@@ -178,8 +179,12 @@ func New(config Config) (*Controller, error) {
 			names = append(names, "w"+strconv.Itoa(i+1))
 		}
 	}
-	for _, name := range names {
-		c.slots = append(c.slots, &slot{name: name, state: stateStarting})
+	for i, name := range names {
+		s := &slot{name: name, state: stateStarting}
+		if i < len(c.config.Processors) {
+			s.processors = c.config.Processors[i]
+		}
+		c.slots = append(c.slots, s)
 	}
 	c.loop = reconcile.New("fleet", len(c.slots)+c.config.Probes, c.step)
 	c.hint = c.loop.Hint
@@ -296,7 +301,7 @@ func (c *Controller) Workers() []api.Worker {
 	defer c.mu.Unlock()
 	list := make([]api.Worker, 0, len(c.slots))
 	for _, s := range c.slots {
-		w := api.Worker{Name: s.name, State: s.state, Restarts: s.restarts, Instances: []string{}}
+		w := api.Worker{Name: s.name, State: s.state, Restarts: s.restarts, Instances: []string{}, Processors: s.processors}
 		if l := s.life; l != nil {
 			w.PID, w.Runtime, w.Resident, w.Started = l.pid, l.runtime, l.resident, api.TimeOf(l.started)
 		}

@@ -20,13 +20,14 @@ const (
 // slot is the place of one worker; processes come and go in it. Its fields are guarded by Controller.mu; only tend,
 // which never runs twice for one slot, starts lives and changes held.
 type slot struct {
-	name     string
-	life     *life
-	state    string
-	held     map[string]*held
-	restarts int64
-	faults   int       // short lives in a row
-	again    time.Time // no start before
+	name       string
+	life       *life
+	processors []int // nil: all
+	state      string
+	held       map[string]*held
+	restarts   int64
+	faults     int       // short lives in a row
+	again      time.Time // no start before
 }
 
 // held is one instance that a worker holds.
@@ -95,7 +96,7 @@ const (
 )
 
 func (c *Controller) start(ctx context.Context, s *slot) (again time.Duration) {
-	l, err := c.born(ctx, s.name)
+	l, err := c.born(ctx, s.name, s.processors)
 	if err != nil {
 		c.mu.Lock()
 		s.state = stateLost

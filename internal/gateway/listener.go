@@ -70,6 +70,7 @@ type conn struct {
 	net.Conn
 	once  sync.Once
 	leave func()
+	ahead []byte       // read already, and to be read again
 	watch watch        // touched by the reading side alone
 	doubt atomic.Int64 // which request of the connection is in doubt, from 1; 0 for none
 	asked atomic.Int64 // requests that the guard saw
@@ -83,7 +84,14 @@ func (c *conn) Close() error {
 // Read lets the watch see what the server reads, before the server does: when a request reaches the guard, its whole header
 // has been followed.
 func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
+	var n int
+	var err error
+	if len(c.ahead) > 0 {
+		n = copy(b, c.ahead)
+		c.ahead = c.ahead[n:]
+	} else {
+		n, err = c.Conn.Read(b)
+	}
 	if c.watch.feed(b[:n]) {
 		c.doubt.Store(c.watch.requests)
 	}

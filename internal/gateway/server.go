@@ -130,22 +130,3 @@ func (s *Server) Log() *slog.Logger { return s.log }
 func (s *Server) Authenticate(r *http.Request) (*api.Principal, error) {
 	return s.guard.Authenticate(r.Header["Authorization"])
 }
-
-// HTTP makes the http.Server for a handler, with this configuration's limits and the path guard before it.
-func (c Config) HTTP(h http.Handler, log *slog.Logger) *http.Server {
-	if log == nil {
-		log = slog.Default()
-	}
-	return &http.Server{
-		Handler:           c.guardPath(h),
-		ReadHeaderTimeout: c.HeaderTimeout,
-		IdleTimeout:       c.IdleTimeout,
-		// net/http allows itself 4 KiB more than it is told.
-		MaxHeaderBytes: max(c.HeaderBytes-4<<10, 1),
-		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: int(c.StreamsPerConn)},
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ConnContext:    connContext,
-
-		DisableGeneralOptionsHandler: true, // "OPTIONS *" would pass by the guard
-	}
-}

@@ -140,8 +140,9 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 		v := to.variant
 		see(x, v)
 		x.Worker = r.Worker
-		answer, err := p.send(ctx, c, r)
+		answer, err := p.send(ctx, c, v, r)
 		if err == nil {
+			v.compute.learn(answer.Compute)
 			x.Queue += answer.Queue
 			x.Compute = answer.Compute
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
@@ -166,13 +167,14 @@ func about(err error, c *Call) error {
 	return &told
 }
 
-func (p *Path) send(ctx context.Context, c *Call, r *replica) (*engine.Answer, error) {
+func (p *Path) send(ctx context.Context, c *Call, v *variant, r *replica) (*engine.Answer, error) {
 	e, ok := p.Engines.Engine(r.Worker)
 	if !ok || gone(e) {
 		return nil, api.Fail(api.CodeNotLoaded, string(c.Endpoint), "worker %s is gone", r.Worker)
 	}
-	r.load.inFlight.Add(1)
-	defer r.load.inFlight.Add(-1)
+	work := v.compute.expect()
+	r.load.work.Add(work)
+	defer r.load.work.Add(-work)
 	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs})
 }
 

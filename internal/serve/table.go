@@ -33,15 +33,48 @@ type variant struct {
 	revision api.RevisionNumber
 	gate     *gate
 	replicas []replica
+	compute  *compute
 }
+
+// compute is what a version's requests usually take inside the runtime, in nanoseconds; 0 while it is not known.
+type compute struct{ mean atomic.Int64 }
+
+// learn moves the mean an eighth of the way to what a request took.
+func (c *compute) learn(took time.Duration) {
+	old := c.mean.Load()
+	if old == 0 {
+		c.mean.Store(max(1, int64(took)))
+		return
+	}
+	// Of two at once one may be lost, which a mean survives.
+	if next := old + (int64(took)-old)/8; next != old {
+		c.mean.Store(max(1, next))
+	}
+}
+
+// expect is what a request is counted with before it is done.
+func (c *compute) expect() int64 {
+	if mean := c.mean.Load(); mean > 0 {
+		return mean
+	}
+	return int64(unknownCompute)
+}
+
+const (
+	// unknownCompute is what a request counts for whose version has not answered yet.
+	unknownCompute = time.Millisecond
+	// littleWork is how much work in hand makes no difference between workers: it is done before a second one has woken.
+	littleWork = 250 * time.Microsecond
+)
 
 type replica struct {
 	api.Replica
 	load *load
 }
 
-// load counts a worker's requests in flight from this gateway, those of all endpoints: they share its processor.
-type load struct{ inFlight atomic.Int64 }
+// load sums up what a worker's requests in flight from this gateway, those of all endpoints, usually take: they share
+// its processor.
+type load struct{ work atomic.Int64 } // nanoseconds
 
 // gate counts an endpoint's requests.
 type gate struct {
@@ -70,7 +103,7 @@ func compile(plan *api.Plan, old *table) *table {
 			r.gate = old.routes[key].gate
 		}
 		for i := range ep.Variants {
-			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate}
+			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate, compute: old.compute(key, &ep.Variants[i])}
 			for _, rep := range v.Replicas {
 				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep.Worker, old)})
 			}
@@ -92,6 +125,18 @@ func (t *table) load(worker string, old *table) *load {
 	}
 	t.loads[worker] = l
 	return l
+}
+
+// compute finds what is known of a version on this endpoint; t may be nil.
+func (t *table) compute(key api.EndpointKey, like *api.PlanVariant) *compute {
+	if t != nil && t.routes[key] != nil {
+		for _, v := range t.routes[key].variants {
+			if v.Digest == like.Digest {
+				return v.compute
+			}
+		}
+	}
+	return &compute{}
 }
 
 // find gives the route of an endpoint in the principal's own tenant; a foreign name looks like a missing one.
@@ -169,10 +214,10 @@ func (r *route) chosen(c *Call) (*variant, error) {
 	}
 }
 
-// balance picks the replica whose worker has the fewest requests in flight and that is not among the failed ones; nil
-// when there is none.
-// Of equal ones the first is taken: while there is little to do, one worker stays awake and its caches warm, where taking
-// turns would find each one cold.
+// balance picks the replica whose worker has the least work in hand and that is not among the failed ones; nil when
+// there is none. Of equal ones the first is taken, and a little work is like none: while there is not much to do, one
+// worker stays awake with its caches warm, and what it is sent and answers travels together, where taking turns would
+// find each one cold.
 func (v *variant) balance(failed []api.Replica) *replica {
 	var best *replica
 	least := int64(0)
@@ -181,8 +226,12 @@ func (v *variant) balance(failed []api.Replica) *replica {
 		if len(failed) > 0 && slices.Contains(failed, r.Replica) {
 			continue
 		}
-		if busy := r.load.inFlight.Load(); best == nil || busy < least {
-			best, least = r, busy
+		work := r.load.work.Load()
+		if work <= int64(littleWork) {
+			return r
+		}
+		if best == nil || work < least {
+			best, least = r, work
 		}
 	}
 	return best

@@ -34,6 +34,7 @@ type Config struct {
 	TLSKey   string // PEM file
 
 	Workers        int           // worker processes; default 2
+	Pin            bool          // each worker runs on a share of the processors that no other worker uses
 	InProcess      bool          // run models in the server itself: no child process, and a crash takes everything down
 	Executable     string        // program of the workers; default this one
 	WorkerMemoryMB int64         // address space of one worker, MiB; 0 means no limit of ours
@@ -98,6 +99,11 @@ func (c *Config) Validate() error {
 	}
 	if c.Workers < 1 || c.Workers > workersMax {
 		fault("--workers %d is not within 1 to %d", c.Workers, workersMax)
+	}
+	if c.Pin {
+		if _, err := c.processors(); err != nil {
+			faults = append(faults, err)
+		}
 	}
 	if c.WorkerMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
 		fault("a limit is negative")

@@ -138,7 +138,11 @@ func (s *System) seams(context.Context) (err error) {
 			return fmt.Errorf("find the program for workers: %w", err)
 		}
 	}
-	cfg := fleet.Config{Workers: s.cfg.Workers, Executable: executable, CacheDir: s.cfg.Cache,
+	processors, err := s.cfg.processors()
+	if err != nil {
+		return err
+	}
+	cfg := fleet.Config{Workers: s.cfg.Workers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
 		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
 		Limits:   provider.Limits{MemoryBytes: s.cfg.WorkerMemoryMB << 20},
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,

@@ -26,20 +26,30 @@ const (
 	refuseStopping
 )
 
-// link is one connection. One goroutine reads; every request runs in its own, which also writes its answer.
+// link is one connection. One goroutine, its leader, reads. Requests of quick instances it runs itself, and what it
+// answers leaves together when nothing more has arrived; every other request runs in a goroutine of its own, which also
+// writes its answer. A run of the leader's that takes long makes it a goroutine of the latter kind: another leads on.
 type link struct {
-	host     *host
-	conn     net.Conn
-	reader   *hop.Reader
-	writer   *hop.Writer
-	admitted int // bytes that the frame being read was admitted for; the reading goroutine's
+	host   *host
+	conn   net.Conn
+	reader *hop.Reader
+	writer *hop.Writer
+	ctx    context.Context // ends with the connection; set before anybody leads
+	ended  chan struct{}   // closed when nobody leads any more
+
+	// The leader's.
+	admitted int // bytes that the frame being read was admitted for
+	lead     leader
 
 	mu      sync.Mutex // guards running
 	running map[uint64]context.CancelFunc
 }
 
 func newLink(h *host, conn net.Conn) *link {
-	l := &link{host: h, conn: conn, running: map[uint64]context.CancelFunc{}}
+	l := &link{host: h, conn: conn, running: map[uint64]context.CancelFunc{}, ended: make(chan struct{})}
+	l.lead.run = &ownRun{}
+	l.lead.timer = time.AfterFunc(time.Hour, l.look)
+	l.lead.timer.Stop() // until there is something to watch
 	l.reader = hop.NewReader(conn, &h.pool, h.config.Limits)
 	l.reader.Admit = func(_ hop.Kind, payload int) bool {
 		if !h.admit(payload) {
@@ -63,17 +73,47 @@ func (l *link) serve(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer l.host.close(l)
 	defer cancel()
-	err := l.hello()
-	for err == nil {
-		var m *hop.Message
-		if m, err = l.next(); err == nil {
-			err = l.take(ctx, m)
+	if err := l.hello(); err != nil {
+		l.end(err)
+	} else {
+		l.ctx = ctx
+		go l.read()
+	}
+	<-l.ended
+}
+
+// read leads until the connection ends, or another leads in its place.
+func (l *link) read() {
+	for {
+		if !l.reader.Buffered() {
+			l.writer.Flush()
+		}
+		m, err := l.next()
+		if err == nil && m.Kind == hop.KindInfer && l.quick(m) {
+			if !l.runQuick(m) {
+				return
+			}
+			continue
+		}
+		if err == nil {
+			l.writer.Flush() // what is begun now may take long
+			err = l.take(l.ctx, m)
+		}
+		if err != nil {
+			l.end(err)
+			return
 		}
 	}
+}
+
+// end is the leader's last act.
+func (l *link) end(err error) {
 	l.shut(hop.ErrClosed)
+	l.stopWatch()
 	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		l.host.config.Log.Warn("worker: connection ended", "error", err)
 	}
+	close(l.ended)
 }
 
 // next reads a message and keeps the count of admitted bytes right also when the frame breaks off.
@@ -131,15 +171,23 @@ func (l *link) take(ctx context.Context, m *hop.Message) error {
 	return fmt.Errorf("%w: kind %d", hop.ErrOrder, m.Kind)
 }
 
-func (l *link) begin(ctx context.Context, m *hop.Message) error {
+// admit takes a request in hand, or answers why not and gives it back.
+func (l *link) admit(m *hop.Message) bool {
 	why := refuseFull
 	if !m.Refused {
 		why = l.host.begin()
 	}
-	if why != refuseNot {
-		l.fail(m.ID, l.refuse(why))
-		l.host.bytes.Add(-int64(m.Payload()))
-		m.Release()
+	if why == refuseNot {
+		return true
+	}
+	l.fail(m.ID, l.refuse(why))
+	l.host.bytes.Add(-int64(m.Payload()))
+	m.Release()
+	return false
+}
+
+func (l *link) begin(ctx context.Context, m *hop.Message) error {
+	if !l.admit(m) {
 		return nil
 	}
 	var cancel context.CancelFunc
@@ -148,13 +196,7 @@ func (l *link) begin(ctx context.Context, m *hop.Message) error {
 	} else {
 		ctx, cancel = context.WithCancel(ctx)
 	}
-	l.mu.Lock()
-	_, double := l.running[m.ID]
-	if !double {
-		l.running[m.ID] = cancel
-	}
-	l.mu.Unlock()
-	if double {
+	if !l.register(m.ID, cancel) {
 		cancel()
 		l.host.end(m.Payload())
 		m.Release()
@@ -162,6 +204,17 @@ func (l *link) begin(ctx context.Context, m *hop.Message) error {
 	}
 	go l.run(ctx, cancel, m)
 	return nil
+}
+
+// register lets a request be cancelled; false when its id is in use.
+func (l *link) register(id uint64, cancel context.CancelFunc) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, double := l.running[id]; double {
+		return false
+	}
+	l.running[id] = cancel
+	return true
 }
 
 func (l *link) refuse(why refusal) error {
@@ -174,21 +227,26 @@ func (l *link) refuse(why refusal) error {
 
 // run carries one request out and answers it, exactly once.
 func (l *link) run(ctx context.Context, cancel context.CancelFunc, m *hop.Message) {
-	reply, release := l.execute(ctx, m)
+	reply, answer := l.execute(ctx, m, false)
 	reply.ID = m.ID
 	l.mu.Lock()
 	delete(l.running, m.ID)
 	l.mu.Unlock()
 	cancel()
 	l.send(&reply)
-	// The inputs go last: an engine may answer with views of them.
-	release.Release()
+	l.done(m, answer)
+}
+
+// done gives back what a request held. The inputs go last: an engine may answer with views of them.
+func (l *link) done(m *hop.Message, answer *engine.Answer) {
+	answer.Release()
 	l.host.end(m.Payload())
 	m.Release()
 }
 
-// execute turns a panic of the engine into that request's failure alone.
-func (l *link) execute(ctx context.Context, m *hop.Message) (reply hop.Message, answer *engine.Answer) {
+// execute turns a panic of the engine into that request's failure alone. A quick request does not queue for a place in
+// the engine behind long ones.
+func (l *link) execute(ctx context.Context, m *hop.Message, quick bool) (reply hop.Message, answer *engine.Answer) {
 	defer func() {
 		if p := recover(); p != nil {
 			l.host.config.Log.Error("worker: the engine panicked", "panic", p, "stack", string(debug.Stack()))
@@ -200,10 +258,11 @@ func (l *link) execute(ctx context.Context, m *hop.Message) (reply hop.Message, 
 	var err error
 	switch m.Kind {
 	case hop.KindInfer:
-		reply, answer, err = l.infer(ctx, m)
+		reply, answer, err = l.infer(ctx, m, quick)
 	case hop.KindLoad:
 		reply, err = l.load(ctx, m)
 	case hop.KindUnload:
+		l.host.costs.Delete(m.Instance)
 		err = l.host.engine.Unload(ctx, m.Instance)
 	case hop.KindStats:
 		reply, err = l.stats(ctx)
@@ -215,16 +274,19 @@ func (l *link) execute(ctx context.Context, m *hop.Message) (reply hop.Message, 
 	return reply, answer
 }
 
-func (l *link) infer(ctx context.Context, m *hop.Message) (reply hop.Message, answer *engine.Answer, err error) {
-	wait, err := l.enter(ctx)
-	if err != nil {
-		return reply, nil, err
+func (l *link) infer(ctx context.Context, m *hop.Message, quick bool) (reply hop.Message, answer *engine.Answer, err error) {
+	var wait time.Duration
+	if !quick {
+		if wait, err = l.enter(ctx); err != nil {
+			return reply, nil, err
+		}
+		defer func() { <-l.host.runs }()
 	}
-	defer func() { <-l.host.runs }()
 	answer, err = l.host.engine.Infer(ctx, engine.Request{Instance: m.Instance, Inputs: m.Tensors, Outputs: m.Outputs})
 	if err != nil {
 		return reply, nil, err
 	}
+	l.host.took(m.Instance, answer.Compute)
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
 	return reply, answer, nil
 }
@@ -280,23 +342,32 @@ func (l *link) fail(id uint64, err error) {
 	l.send(&hop.Message{Kind: hop.KindFailure, ID: id, Failure: hop.FailureOf(err)})
 }
 
-// send writes a message; it returns when the tensors are not needed any more. A message that cannot be encoded (an
-// engine's tensor without its bytes, an answer over the limit) becomes a failure; a broken connection has told shut.
+// send writes a message; it returns when the tensors are not needed any more.
 func (l *link) send(m *hop.Message) {
-	f := l.writer.Frame()
-	if err := f.Encode(m, l.host.config.Limits); err != nil {
-		l.host.config.Log.Error("worker: answer not sent", "error", err)
-		code := api.CodeInternal
-		if errors.Is(err, hop.ErrOversize) {
-			code = api.CodeTooLarge
-		}
-		failure := hop.Message{Kind: hop.KindFailure, ID: m.ID,
-			Failure: hop.FailureOf(api.Fail(code, "", "the answer does not fit the hop: %v", err))}
-		if err := f.Encode(&failure, l.host.config.Limits); err != nil {
-			l.writer.Drop(f)
-			l.shut(err)
-			return
-		}
+	if f := l.encode(m); f != nil {
+		_ = l.writer.Send(context.Background(), f, false) // a broken connection has told shut
 	}
-	_ = l.writer.Send(context.Background(), f)
+}
+
+// encode makes a message's frame. A message that cannot be encoded (an engine's tensor without its bytes, an answer over
+// the limit) becomes a failure; nil when there is none either, and the connection has ended.
+func (l *link) encode(m *hop.Message) *hop.Frame {
+	f := l.writer.Frame()
+	err := f.Encode(m, l.host.config.Limits)
+	if err == nil {
+		return f
+	}
+	l.host.config.Log.Error("worker: answer not sent", "error", err)
+	code := api.CodeInternal
+	if errors.Is(err, hop.ErrOversize) {
+		code = api.CodeTooLarge
+	}
+	failure := hop.Message{Kind: hop.KindFailure, ID: m.ID,
+		Failure: hop.FailureOf(api.Fail(code, "", "the answer does not fit the hop: %v", err))}
+	if err := f.Encode(&failure, l.host.config.Limits); err != nil {
+		l.writer.Drop(f)
+		l.shut(err)
+		return nil
+	}
+	return f
 }

@@ -65,6 +65,7 @@ type host struct {
 	pool   hop.Pool
 	runs   chan struct{} // a place inside the engine
 	bytes  atomic.Int64  // tensor bytes of requests in hand
+	costs  sync.Map      // by instance: *cost
 
 	mu       sync.Mutex // guards the fields below
 	draining bool

@@ -59,7 +59,7 @@ func (l *line) send(m hop.Message) {
 	if err := f.Encode(&m, hop.Limits{}); err != nil {
 		l.t.Fatal(err)
 	}
-	if err := l.writer.Send(l.t.Context(), f); err != nil {
+	if err := l.writer.Send(l.t.Context(), f, false); err != nil {
 		l.t.Fatal(err)
 	}
 }

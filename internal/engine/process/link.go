@@ -49,9 +49,9 @@ func (l *link) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) {
 		l.writer.Drop(f)
 		return nil, err
 	}
-	l.load.Add(1)
+	crowd := l.load.Add(1) > 1
 	defer l.load.Add(-1)
-	if err := l.writer.Send(ctx, f); err != nil && ctx.Err() != nil {
+	if err := l.writer.Send(ctx, f, crowd); err != nil && ctx.Err() != nil {
 		return l.giveUp(ctx, c, m.ID, false)
 	}
 	// A broken connection ends the engine, which answers every call: there is one way out of here for all.

@@ -41,7 +41,6 @@ type Engine struct {
 	pid    int
 	links  []*link
 	next   atomic.Uint64 // request ids, unique over all connections
-	turn   atomic.Uint32 // spreads requests over equally loaded connections
 
 	once    sync.Once
 	done    chan struct{}
@@ -98,7 +97,7 @@ func (e *Engine) hello(ctx context.Context, conn net.Conn, token string) (*link,
 	if err := f.Encode(&hop.Message{Kind: hop.KindHello, ID: id, Token: token}, e.config.Limits); err != nil {
 		return nil, 0, err
 	}
-	if err := l.writer.Send(ctx, f); err != nil {
+	if err := l.writer.Send(ctx, f, false); err != nil {
 		return nil, 0, err
 	}
 	m, err := l.reader.Next()
@@ -197,7 +196,7 @@ func (e *Engine) Ping(ctx context.Context) error {
 	return err
 }
 
-// ask sends a request on the connection with the fewest in flight and waits for its answer.
+// ask sends a request and waits for its answer.
 func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, ended(err)
@@ -210,18 +209,28 @@ func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) 
 		m.Budget = min(max(left.Truncate(time.Microsecond), time.Microsecond), longestBudget)
 	}
 	m.ID = e.next.Add(1)
-	return e.pick().ask(ctx, m)
+	payload := 0
+	for i := range m.Tensors {
+		payload += len(m.Tensors[i].Data)
+	}
+	return e.pick(payload).ask(ctx, m)
 }
 
 // longestBudget is what a deadline that lies further away is sent as; the worker would not take more.
 const longestBudget = 24 * time.Hour
 
-func (e *Engine) pick() *link {
-	n := uint32(len(e.links))
-	first := e.turn.Add(1)
-	best := e.links[first%n]
-	for i := uint32(1); i < n; i++ {
-		if l := e.links[(first+i)%n]; l.load.Load() < best.load.Load() {
+// largeRequest is the payload from which a request goes over another connection than the small ones: those share the
+// first, where they leave and arrive together, and would wait behind it.
+const largeRequest = 64 << 10
+
+// pick gives small requests the first connection and large ones the least loaded of the others.
+func (e *Engine) pick(payload int) *link {
+	if payload < largeRequest || len(e.links) == 1 {
+		return e.links[0]
+	}
+	best := e.links[1]
+	for _, l := range e.links[2:] {
+		if l.load.Load() < best.load.Load() {
 			best = l
 		}
 	}

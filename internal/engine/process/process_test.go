@@ -205,7 +205,7 @@ func TestOnlyTheTokenOpens(t *testing.T) {
 	if err := f.Encode(&hop.Message{Kind: hop.KindStats, ID: 1}, hop.Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	_ = w.Send(t.Context(), f)
+	_ = w.Send(t.Context(), f, false)
 	if n, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Fatalf("a request before hello was answered with %d bytes", n)
 	}

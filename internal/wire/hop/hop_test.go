@@ -315,7 +315,7 @@ func TestWriters(t *testing.T) {
 				if err := f.Encode(&m, hop.Limits{}); err != nil {
 					t.Error(err)
 				}
-				if err := w.Send(t.Context(), f); err != nil {
+				if err := w.Send(t.Context(), f, i%2 == 0); err != nil {
 					t.Error(err)
 				}
 				clear(data)
@@ -353,7 +353,7 @@ func TestGivingUpOnAFullSocket(t *testing.T) {
 		if err := f.Encode(&m, hop.Limits{}); err != nil {
 			return err
 		}
-		return w.Send(ctx, f)
+		return w.Send(ctx, f, false)
 	}
 	first, giveUp := context.WithCancel(t.Context())
 	over := make(chan error, 1)
@@ -394,7 +394,7 @@ func TestOverrun(t *testing.T) {
 		if err := f.Encode(&hop.Message{Kind: hop.KindPing}, hop.Limits{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Send(t.Context(), f); err != nil {
+		if err := w.Send(t.Context(), f, false); err != nil {
 			if !errors.Is(err, hop.ErrStalled) || !errors.Is(<-broken, hop.ErrStalled) {
 				t.Errorf("got %v", err)
 			}

@@ -60,6 +60,9 @@ func (r *Reader) Next() (*Message, error) {
 	return m, nil
 }
 
+// Buffered reports whether more has arrived already, so that Next may not have to wait.
+func (r *Reader) Buffered() bool { return r.in.Buffered() > 0 }
+
 func (r *Reader) checkPrefix() (kind Kind, header, payload int, err error) {
 	p := &r.prefix
 	kind = Kind(p[3])

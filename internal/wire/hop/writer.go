@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +24,8 @@ const (
 	cancelGrace = time.Second
 	// maxBatch is the most frames that one flush joins into one system call.
 	maxBatch = 64
+	// drainRounds is the most calls that a sender makes for others before a goroutine of its own takes over.
+	drainRounds = 4
 	// maxQueue is the most frames that wait for a socket; with so many the other end counts as gone.
 	maxQueue = 1 << 16
 	// maxSegments is the most that the system takes in one call.
@@ -30,25 +34,28 @@ const (
 	keepHead = 64 << 10
 )
 
-// Writer sends frames on one connection. It may be used from many goroutines. Whoever finds the connection idle tries
-// to write at once, without blocking: the usual frame leaves in one system call on the caller's own goroutine. What the
-// socket does not take, and what others sent meanwhile, is flushed together by one goroutine that ends when nothing is
-// left.
+// Writer sends frames on one connection. It may be used from many goroutines. Whoever finds the connection idle writes at
+// once, without blocking: the usual frame leaves in one system call on the caller's own goroutine, and what others queued
+// meanwhile leaves together in the next. What the socket does not take is flushed by a goroutine that ends when nothing
+// is left.
 type Writer struct {
 	conn   net.Conn
 	raw    syscall.RawConn
 	fail   func(error)
 	frames sync.Pool
 
-	mu     sync.Mutex // guards the fields below and Frame.waiting, Frame.queued
-	busy   bool       // somebody writes
-	queue  []*Frame
-	err    error
-	segs   [][]byte // the immediate attempt's segments; owned by who set busy
-	sent   int      // the immediate attempt's result
-	sysErr error
+	mu    sync.Mutex // guards the fields below and Frame.waiting, Frame.queued
+	busy  bool       // somebody writes, or is about to
+	queue []*Frame
+	err   error
+	idle  chan struct{} // closed when nothing is left to write; nil while nobody asked
+
+	// Owned by who set busy.
+	batch  []*Frame
+	segs   [][]byte              // of the batch
+	sent   int                   // the immediate attempt's result
+	sysErr error                 // the same
 	try    func(fd uintptr) bool // made once: a closure per frame would allocate
-	idle   chan struct{}         // closed when nothing is left to write; nil while nobody asked
 }
 
 // NewWriter makes a writer. fail is told once when the connection could not be written, and closes it; the writer itself
@@ -89,28 +96,20 @@ func (w *Writer) Drop(f *Frame) {
 }
 
 // Send writes a frame or queues it. When it returns, the memory under the message's tensors is not read any more. An
-// error means that the frame was not sent whole: ctx's error when it never left, else the connection is broken.
-func (w *Writer) Send(ctx context.Context, f *Frame) error {
+// error means that the frame was not sent whole: ctx's error when it never left, else the connection is broken. crowd
+// says that others are likely to send in this moment: they are let run first, so that the frames leave in one system
+// call.
+func (w *Writer) Send(ctx context.Context, f *Frame, crowd bool) error {
 	wait := len(f.parts) > 0
-	w.mu.Lock()
-	if w.err != nil {
-		err := w.err
-		w.mu.Unlock()
-		w.Drop(f)
+	start, err := w.put(f, wait)
+	if err != nil {
 		return err
 	}
-	f.waiting = wait
-	if w.busy {
-		full := !w.enqueue(f)
-		w.mu.Unlock()
-		if full {
-			w.Drop(f)
-			return w.overrun()
+	if start {
+		if crowd {
+			runtime.Gosched()
 		}
-	} else {
-		w.busy = true
-		w.mu.Unlock()
-		w.writeNow(f)
+		w.drain()
 	}
 	if !wait {
 		return nil // what was not written yet lies in the frame's own memory
@@ -120,23 +119,61 @@ func (w *Writer) Send(ctx context.Context, f *Frame) error {
 
 // Post queues a frame without tensors and never blocks, not even on a socket that is full.
 func (w *Writer) Post(f *Frame) {
+	if start, _ := w.put(f, false); start { // an error has been told to fail
+		go w.flush(nil)
+	}
+}
+
+// Hold queues a frame that leaves with the next Flush, or with what others send before it. A frame with tensors by
+// reference does not wait: hold reports false, and it has to be sent.
+func (w *Writer) Hold(f *Frame) (held bool) {
+	if len(f.parts) > 0 {
+		return false
+	}
 	w.mu.Lock()
 	if w.err != nil {
 		w.mu.Unlock()
 		w.Drop(f)
-		return
+		return true // like Send's frames that a broken connection takes with it
 	}
 	full := !w.enqueue(f)
-	start := !w.busy
-	w.busy = true
 	w.mu.Unlock()
-	switch {
-	case full:
+	if full {
 		w.Drop(f)
 		_ = w.overrun()
-	case start:
-		go w.flush(nil)
 	}
+	return true
+}
+
+// Flush writes what is held, without blocking.
+func (w *Writer) Flush() {
+	w.mu.Lock()
+	start := !w.busy && len(w.queue) > 0 && w.err == nil
+	w.busy = w.busy || start
+	w.mu.Unlock()
+	if start {
+		w.drain()
+	}
+}
+
+// put queues a frame; start tells the caller to write, since nobody does. An error means that the frame was given back.
+func (w *Writer) put(f *Frame, wait bool) (start bool, err error) {
+	w.mu.Lock()
+	if err = w.err; err != nil {
+		w.mu.Unlock()
+		w.Drop(f)
+		return false, err
+	}
+	f.waiting = wait
+	if !w.enqueue(f) {
+		w.mu.Unlock()
+		w.Drop(f)
+		return false, w.overrun()
+	}
+	start = !w.busy
+	w.busy = true
+	w.mu.Unlock()
+	return start, nil
 }
 
 // enqueue needs mu; it reports whether there was room.
@@ -168,7 +205,7 @@ func (w *Writer) Idle() <-chan struct{} {
 		w.idle = make(chan struct{})
 	}
 	idle := w.idle
-	if !w.busy || w.err != nil {
+	if !w.busy && len(w.queue) == 0 || w.err != nil {
 		w.rest()
 	}
 	return idle
@@ -212,40 +249,53 @@ func (w *Writer) settle(f *Frame, err error) {
 	w.Drop(f)
 }
 
-// writeNow needs busy. It attempts one write that cannot block and leaves the rest to flush.
-func (w *Writer) writeNow(f *Frame) {
-	segs := append(w.segs[:0], f.head)
-	segs = append(segs, f.parts...)
-	w.segs, w.sent, w.sysErr = segs, 0, nil
-	if w.raw != nil {
-		if err := w.raw.Write(w.try); err != nil {
-			w.sysErr = err
+// drain owns busy. It writes what is queued by attempts that cannot block, and leaves to flush what the socket does not
+// take, or what keeps coming: the caller has its own work to do.
+func (w *Writer) drain() {
+	for range drainRounds {
+		if !w.next() {
+			return
+		}
+		w.sent, w.sysErr = 0, nil
+		if w.raw != nil {
+			if err := w.raw.Write(w.try); err != nil {
+				w.sysErr = err
+			}
+		}
+		if w.sysErr != nil && !errors.Is(w.sysErr, unix.EAGAIN) && !errors.Is(w.sysErr, unix.EINTR) {
+			w.broken(fmt.Errorf("%w: %w", ErrClosed, w.sysErr))
+			return
+		}
+		if rest := skip(w.segs, max(w.sent, 0)); len(rest) > 0 {
+			begun := append(net.Buffers(nil), rest...)
+			go w.flush(begun)
+			return
 		}
 	}
-	sent := max(w.sent, 0)
-	if w.sysErr != nil && !errors.Is(w.sysErr, unix.EAGAIN) && !errors.Is(w.sysErr, unix.EINTR) {
-		w.broken([]*Frame{f}, fmt.Errorf("%w: %w", ErrClosed, w.sysErr))
-		return
-	}
-	rest := skip(segs, sent)
-	if len(rest) > 0 {
-		begun := &partial{frame: f, rest: append(net.Buffers(nil), rest...)}
-		clear(segs)
-		go w.flush(begun)
-		return
-	}
-	clear(segs)
+	go w.flush(nil)
+}
+
+// next owns busy. It settles the batch that was written and takes the next; when there is none it gives busy back.
+func (w *Writer) next() bool {
 	w.mu.Lock()
-	w.settle(f, nil)
-	more := len(w.queue) > 0
-	w.busy = more
-	if !more {
+	defer w.mu.Unlock()
+	for _, f := range w.batch {
+		w.settle(f, nil)
+	}
+	clear(w.batch)
+	clear(w.segs)
+	n := min(len(w.queue), maxBatch)
+	w.batch, w.segs = append(w.batch[:0], w.queue[:n]...), w.segs[:0]
+	w.queue = slices.Delete(w.queue, 0, n)
+	for _, f := range w.batch {
+		f.queued = false
+		w.segs = append(append(w.segs, f.head), f.parts...)
+	}
+	if n == 0 {
+		w.busy = false
 		w.rest()
 	}
-	w.mu.Unlock()
-	if more {
-		go w.flush(nil)
-	}
+	return n > 0
 }
 
 // skip cuts n bytes off the front.
@@ -260,21 +310,10 @@ func skip(segs [][]byte, n int) [][]byte {
 	return segs
 }
 
-// partial is a frame whose beginning was written.
-type partial struct {
-	frame *Frame
-	rest  net.Buffers
-}
-
-// flush owns busy. It writes begun, then whatever is queued, until nothing is left.
-func (w *Writer) flush(begun *partial) {
-	batch := make([]*Frame, 0, 8)
-	var segs net.Buffers
-	if begun != nil {
-		batch, segs = append(batch, begun.frame), begun.rest
-	}
-	for {
-		if len(batch) > 0 {
+// flush owns busy. It writes begun, the rest of the batch, then whatever is queued, until nothing is left.
+func (w *Writer) flush(begun net.Buffers) {
+	for segs := begun; ; {
+		if len(segs) > 0 {
 			err := w.conn.SetWriteDeadline(time.Now().Add(WriteStall))
 			if err == nil {
 				_, err = segs.WriteTo(w.conn)
@@ -283,42 +322,28 @@ func (w *Writer) flush(begun *partial) {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					err = fmt.Errorf("%w for %v", ErrStalled, WriteStall)
 				}
-				w.broken(batch, fmt.Errorf("%w: %w", ErrClosed, err))
+				w.broken(fmt.Errorf("%w: %w", ErrClosed, err))
 				return
 			}
-		}
-		w.mu.Lock()
-		for _, f := range batch {
-			w.settle(f, nil)
-		}
-		n := min(len(w.queue), maxBatch)
-		if n == 0 {
 			// A deadline that passes later would fail the next immediate attempt.
 			_ = w.conn.SetWriteDeadline(time.Time{})
-			w.busy = false
-			w.rest()
-			w.mu.Unlock()
+		}
+		if !w.next() {
 			return
 		}
-		batch = append(batch[:0], w.queue[:n]...)
-		w.queue = append(w.queue[:0], w.queue[n:]...)
-		segs = segs[:0:0]
-		for _, f := range batch {
-			f.queued = false
-			segs = append(append(segs, f.head), f.parts...)
-		}
-		w.mu.Unlock()
+		segs = append(net.Buffers(nil), w.segs...)
 	}
 }
 
 // broken owns busy and keeps it: nothing is written after a fault.
-func (w *Writer) broken(batch []*Frame, err error) {
+func (w *Writer) broken(err error) {
 	w.mu.Lock()
 	first := w.err == nil
 	w.abort(err)
-	for _, f := range batch {
+	for _, f := range w.batch {
 		w.settle(f, w.err)
 	}
+	w.batch = nil
 	w.mu.Unlock()
 	if first && w.fail != nil {
 		w.fail(err)

@@ -1,0 +1,180 @@
+package worker
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstock/penstock/internal/wire/hop"
+)
+
+const (
+	// quickRun is the longest that runs of an instance may usually take for the connection's leader to do them itself. A
+	// goroutine of its own for each costs more than such a run, and its answer would leave alone.
+	quickRun = 100 * time.Microsecond
+	// quickPayload is the most bytes of inputs for that.
+	quickPayload = 64 << 10
+	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced.
+	handOver = 5 * time.Millisecond
+	// idleLooks is how many looks without a run end the looking.
+	idleLooks = 200
+)
+
+// cost is what runs of an instance took lately.
+type cost struct{ nanoseconds atomic.Int64 }
+
+// took learns what a run took. One that was interrupted by other processes says little, so it moves the mean no further
+// than a doubtful one would.
+func (h *host) took(instance string, compute time.Duration) {
+	c, ok := h.costs.Load(instance)
+	if !ok {
+		fresh := &cost{}
+		fresh.nanoseconds.Store(int64(compute))
+		h.costs.Store(instance, fresh)
+		return
+	}
+	mean := &c.(*cost).nanoseconds
+	old := mean.Load()
+	now := min(int64(compute), 2*old+int64(quickRun))
+	if next := old + (now-old)/8; next != old {
+		mean.Store(next)
+	}
+}
+
+// quick reports whether the leader should run a request itself.
+func (l *link) quick(m *hop.Message) bool {
+	if m.Payload() > quickPayload || m.Refused {
+		return false
+	}
+	c, ok := l.host.costs.Load(m.Instance)
+	return ok && c.(*cost).nanoseconds.Load() < int64(quickRun)
+}
+
+// leader watches what a link's leader runs itself. The watch, a timer that is set while there is something to see, takes
+// a run over that takes long: from then on it can be cancelled, has its deadline, and another goroutine leads.
+type leader struct {
+	run     *ownRun     // replaced by the watch alone, when it hands over
+	looking atomic.Bool // the watch is on
+	timer   *time.Timer
+	seen    int64 // the watch's
+	idle    int   // the watch's: looks in a row that saw no run
+}
+
+// ownRun is one leader's runs, one after the other.
+type ownRun struct {
+	serial atomic.Int64 // odd while a run is under way, rising; taken: the watch took the run over
+
+	// Written by the leader while no run is under way, read by the watch after it took the run over.
+	message *hop.Message
+	begun   time.Time // set when the request has a deadline
+	ctx     context.Context
+	cancel  context.CancelFunc
+
+	late    *time.Timer // guarded by link.mu: the deadline of the run that was taken over
+	expired bool        // guarded by link.mu
+}
+
+// taken is the serial of a run that was taken over.
+const taken = -1
+
+// stopWatch ends the watch, when nobody leads any more.
+func (l *link) stopWatch() {
+	if l.lead.run.cancel != nil {
+		l.lead.run.cancel()
+	}
+	l.lead.timer.Stop()
+}
+
+// runQuick runs a request on the leader's own goroutine and holds its answer back for the next flush. It reports
+// whether the caller still leads.
+func (l *link) runQuick(m *hop.Message) (leads bool) {
+	if !l.admit(m) {
+		return true
+	}
+	r := l.lead.run
+	if r.cancel == nil {
+		r.ctx, r.cancel = context.WithCancel(l.ctx)
+	}
+	r.message = m
+	if m.Budget > 0 {
+		r.begun = time.Now()
+	}
+	serial := r.serial.Add(1)
+	if !l.lead.looking.Load() {
+		l.lead.looking.Store(true)
+		l.lead.timer.Reset(handOver)
+	}
+	reply, answer := l.execute(r.ctx, m, true)
+	reply.ID = m.ID
+	if r.serial.Swap(serial+1) == taken {
+		l.finishTaken(r, m, &reply)
+		l.done(m, answer)
+		return false
+	}
+	if f := l.encode(&reply); f != nil && !l.writer.Hold(f) {
+		_ = l.writer.Send(context.Background(), f, false) // a broken connection has told shut
+	}
+	l.done(m, answer)
+	return true
+}
+
+// finishTaken answers a request that was taken over: another leads, and this is one like those that begin starts.
+func (l *link) finishTaken(r *ownRun, m *hop.Message, reply *hop.Message) {
+	l.mu.Lock() // the watch holds it until everything below is set
+	delete(l.running, m.ID)
+	if r.late != nil {
+		r.late.Stop()
+	}
+	expired := r.expired
+	l.mu.Unlock()
+	r.cancel()
+	if expired && reply.Kind == hop.KindFailure {
+		reply.Failure = l.failure(r.ctx, context.DeadlineExceeded)
+	}
+	l.send(reply)
+}
+
+// look is the watch: it takes over a run that it sees for the second time.
+func (l *link) look() {
+	d := &l.lead
+	serial := d.run.serial.Load()
+	switch {
+	case serial != d.seen:
+		d.seen, d.idle = serial, 0
+	case serial%2 == 0:
+		d.idle++
+	default:
+		l.takeOver(d.run, serial)
+	}
+	if d.idle >= idleLooks {
+		d.idle = 0
+		d.looking.Store(false)
+		// A leader sets its serial before it looks whether it is watched, so one of the two sees the other.
+		if d.run.serial.Load() == serial || !d.looking.CompareAndSwap(false, true) {
+			return
+		}
+	}
+	d.timer.Reset(handOver)
+}
+
+// takeOver makes a leader's run one like any other and lets another goroutine lead.
+func (l *link) takeOver(r *ownRun, serial int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !r.serial.CompareAndSwap(serial, taken) {
+		return // it is done after all
+	}
+	m := r.message
+	l.running[m.ID] = r.cancel
+	if m.Budget > 0 {
+		r.late = time.AfterFunc(max(0, m.Budget-time.Since(r.begun)), func() {
+			l.mu.Lock()
+			r.expired = true
+			l.mu.Unlock()
+			r.cancel()
+		})
+	}
+	l.lead.run = &ownRun{}
+	l.lead.seen = 0
+	go l.read()
+}

@@ -1,0 +1,141 @@
+package worker_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/wire/hop"
+	"github.com/penstock/penstock/internal/worker"
+)
+
+// fickle answers at once, so that its runs count as quick, except to requests that ask it to wait for its gate.
+type fickle struct{ *gated }
+
+// hanging is what such a request holds.
+const hanging = 8
+
+func (f *fickle) Infer(ctx context.Context, req engine.Request) (*engine.Answer, error) {
+	if req.Inputs[0].Data[0] == hanging {
+		return f.gated.Infer(ctx, req)
+	}
+	a := engine.NewAnswer(req.Inputs, nil)
+	a.Compute = time.Microsecond
+	return a, nil
+}
+
+// TestAQuickRunThatTakesLong lets an instance learned as quick hang in the reading goroutine: the connection goes on
+// being read, and the request can be cancelled, has its deadline and is answered.
+func TestAQuickRunThatTakesLong(t *testing.T) {
+	f := &fickle{gated: newGated()}
+	l, stop, over := open(t, f, worker.Config{})
+	id := uint64(1)
+	quick := func() {
+		t.Helper()
+		for range 3 {
+			id++
+			l.send(infer(id))
+			l.expect(hop.KindInfer.Result(), id, "")
+		}
+	}
+	hang := func(budget time.Duration) uint64 {
+		id++
+		m := infer(id)
+		m.Budget, m.Tensors[0].Data = budget, []byte{hanging}
+		l.send(m)
+		<-f.entered
+		return id
+	}
+	ping := func() {
+		t.Helper()
+		id++
+		l.send(hop.Message{Kind: hop.KindPing, ID: id})
+		l.expect(hop.KindPing.Result(), id, "")
+	}
+	quick()
+	stuck := hang(time.Hour)
+	ping()
+	l.send(hop.Message{Kind: hop.KindCancel, ID: stuck})
+	l.expect(hop.KindFailure, stuck, api.CodeCanceled)
+	quick()
+	l.expect(hop.KindFailure, hang(20*time.Millisecond), api.CodeDeadline)
+	quick()
+	stuck = hang(0)
+	ping()
+	f.gate <- struct{}{}
+	l.expect(hop.KindInfer.Result(), stuck, "")
+	quick()
+	hang(0)
+	l.conn.Close() // only its end can end this one
+	stop()
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestQuickWalk mixes quick, slow and cancelled requests on one connection: each is answered exactly once.
+func TestQuickWalk(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	f := &fickle{gated: newGated()}
+	f.entered = make(chan struct{}, 1<<16)
+	l, stop, over := open(t, f, worker.Config{})
+	open := map[uint64]bool{}
+	var slow []uint64 // not cancelled yet, the oldest first
+	answered := make(chan uint64, 1<<16)
+	go func() {
+		defer close(answered)
+		for {
+			m, err := l.reader.Next()
+			if err != nil {
+				return
+			}
+			answered <- m.ID
+			m.Release()
+		}
+	}()
+	take := func(id uint64) {
+		if !open[id] {
+			t.Fatalf("request %d answered twice, or never asked", id)
+		}
+		delete(open, id)
+	}
+	for id := uint64(2); id < 2000; id++ {
+		open[id] = true
+		m := infer(id)
+		m.Budget = time.Hour
+		hangs := random.IntN(20) == 0
+		if hangs {
+			m.Tensors[0].Data = []byte{hanging}
+			slow = append(slow, id)
+		}
+		l.send(m)
+		if !hangs && random.IntN(2) == 0 {
+			for len(open) > len(slow) { // quick ones in hand
+				take(<-answered)
+			}
+		}
+		if len(slow) > 2 || len(slow) > 0 && random.IntN(10) == 0 {
+			l.send(hop.Message{Kind: hop.KindCancel, ID: slow[0]})
+			for open[slow[0]] {
+				take(<-answered)
+			}
+			slow = slow[1:]
+		}
+	}
+	close(f.gate)
+	for len(open) > 0 {
+		take(<-answered)
+	}
+	stop()
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	if id, more := <-answered; more {
+		t.Errorf("request %d answered twice", id)
+	}
+}
