@@ -101,7 +101,17 @@ func (d *doors) welcome(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := d.system.gateway.Config().HTTP(h, d.system.log)
+	return d.serveWith(ctx, l, d.system.gateway.Config().HTTP(h, d.system.log))
+}
+
+// listening is a server of HTTP.
+type listening interface {
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
+	Close() error
+}
+
+func (d *doors) serveWith(ctx context.Context, l net.Listener, server listening) error {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -149,7 +159,7 @@ func (d *doors) serveOCI(ctx context.Context) error {
 	sweeping, stop := context.WithCancel(ctx)
 	swept := make(chan error, 1)
 	go func() { swept <- d.system.oci.Sweep(sweeping) }()
-	err := d.serve(ctx, d.oci, d.system.oci.Handler())
+	err := d.serveWith(ctx, d.oci, d.system.gateway.Config().Standard(d.system.oci.Handler(), d.system.log))
 	stop()
 	return errors.Join(err, <-swept)
 }

@@ -38,7 +38,8 @@ type bench struct {
 	server  *httptest.Server
 	limits  oci.Limits
 	dev     bool
-	ahead   time.Duration // of the clock
+	fault   func(files.Step) error // of the blob store
+	ahead   time.Duration          // of the clock
 }
 
 func setUp(t testing.TB, change func(*bench)) *bench {
@@ -85,7 +86,7 @@ func (b *bench) open() {
 	var err error
 	b.db, err = store.Open(b.t.Context(), "sqlite:"+filepath.Join(b.dir, "penstock.db"))
 	must(err)
-	b.blobs, err = files.Open(files.Config{Dir: filepath.Join(b.dir, "blobs")})
+	b.blobs, err = files.Open(files.Config{Dir: filepath.Join(b.dir, "blobs"), Fault: b.fault})
 	must(err)
 	pepper, err := tenancy.LoadPepper(filepath.Join(b.dir, "pepper"))
 	must(err)
@@ -100,7 +101,7 @@ func (b *bench) open() {
 		StageDir: filepath.Join(b.dir, "uploads"), Limits: b.limits, Now: now})
 	must(err)
 	b.server = httptest.NewUnstartedServer(b.door.Handler())
-	b.server.Config = gateway.DefaultConfig().HTTP(b.door.Handler(), nil)
+	b.server.Config = gateway.DefaultConfig().Standard(b.door.Handler(), nil)
 	b.server.Start()
 }
 

@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/penstock/penstock/internal/blob/files"
 	"github.com/penstock/penstock/internal/registry/oci"
 )
 
@@ -404,5 +407,40 @@ func TestSlowBody(t *testing.T) {
 	w.Close()
 	if n := b.settled(at); n != 4 {
 		t.Errorf("the upload holds %d bytes, want the 4 that came", n)
+	}
+}
+
+// TestFullDisk fills the blob store's disk up at each of its steps. Callers hear 507, what came of an upload stays, and when
+// there is room again the same request goes through.
+func TestFullDisk(t *testing.T) {
+	var at atomic.Pointer[files.Step]
+	b := setUp(t, func(b *bench) {
+		b.fault = func(step files.Step) error {
+			if failing := at.Load(); failing != nil && *failing == step {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+	for _, step := range []files.Step{files.StepCreate, files.StepWrite, files.StepSync, files.StepRename} {
+		body := content(10_000, string(step))
+		whole := "/v2/acme/m/blobs/uploads/?digest=" + sha(body)
+		upload := b.do(http.StatusAccepted, "acme", "PATCH", b.begin("acme", "acme/m"), body).Header.Get("Location")
+		at.Store(&step)
+		b.do(http.StatusInsufficientStorage, "acme", "POST", whole, body)
+		b.do(http.StatusNotFound, "acme", "HEAD", "/v2/acme/m/blobs/"+sha(body), nil)
+		if step == files.StepRename { // the one step that taking a file over has in common with copying
+			b.do(http.StatusInsufficientStorage, "acme", "PUT", upload+"?digest="+sha(body), nil)
+		}
+		at.Store(nil)
+		if n := b.settled(upload); n != len(body) {
+			t.Errorf("%s: the upload holds %d bytes", step, n)
+		}
+		b.do(http.StatusCreated, "acme", "PUT", upload+"?digest="+sha(body), nil)
+		b.do(http.StatusCreated, "acme", "POST", whole, body)
+		b.pulled("acme", "acme/m", sha(body), body)
+	}
+	if left := b.left(); len(left) > 0 {
+		t.Errorf("left %v", left)
 	}
 }
