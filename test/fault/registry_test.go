@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/server"
 	"github.com/penstock/penstock/test/live"
 )
 
@@ -258,4 +259,28 @@ func (d *shipper) checkStage(dir string, round int) {
 			d.t.Errorf("round %d: %d files of upload %q", round, files, id)
 		}
 	}
+}
+
+// TestRegistryRestored pushes what is no version and what is one, backs up, and pulls all of it from the restored server.
+func TestRegistryRestored(t *testing.T) {
+	s := live.Start(t, t.TempDir())
+	d := &shipper{t: t, random: rand.New(rand.NewPCG(1, 2)), blobs: map[string][]byte{}, tags: map[string]string{}}
+	for len(d.tags) < 3 || d.versions == 0 {
+		if err := d.manifest(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := d.ask(t.Context(), s, "POST", shipRepo+"/blobs/uploads/", nil); err != nil { // an unfinished one stays behind
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if _, err := s.Backup(t.Context(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	s.Kill()
+	dir := filepath.Join(t.TempDir(), "restored")
+	if err := server.Restore(t.Context(), &backup, dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	d.check(live.Start(t, dir), dir, 0)
 }
