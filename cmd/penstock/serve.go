@@ -52,6 +52,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.Int64Var(&cfg.WorkerMemoryMB, "worker-memory", 0, "address space of one worker in MiB; 0 sets no limit")
 	f.BoolVar(&cfg.InProcess, "in-process", false, "run models in the server's own process, without workers")
 	f.IntVar(&cfg.Queue, "queue", 256, "requests in hand per endpoint")
+	f.Int64Var(&cfg.CacheMB, "response-cache", 256, "memory of all response caches together in MiB, whatever their endpoints ask for")
 	f.DurationVar(&cfg.Timeout, "timeout", time.Minute, "longest time for one request where its variant says nothing")
 	f.DurationVar(&cfg.RollbackWindow, "rollback-window", 24*time.Hour, "how long a revision that left stays loaded")
 	f.DurationVar(&cfg.Grace, "grace", 30*time.Second, "longest wait for requests in hand at stop")

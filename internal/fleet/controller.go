@@ -157,11 +157,12 @@ type Controller struct {
 // want is one instance wanted and what became of it; guarded by Controller.mu.
 type want struct {
 	api.Want
-	places []string   // workers that should hold it
-	err    *api.Error // why it cannot be loaded
-	final  bool       // err stays until the want is withdrawn
-	faults int        // passing faults in a row
-	again  time.Time  // no attempt before
+	places []string       // workers that should hold it
+	batch  *api.BatchPlan // what the last load made of its batching
+	err    *api.Error     // why it cannot be loaded
+	final  bool           // err stays until the want is withdrawn
+	faults int            // passing faults in a row
+	again  time.Time      // no attempt before
 }
 
 // New makes a controller; it starts nothing.
@@ -249,6 +250,7 @@ func (c *Controller) SetWants(wants []api.Want) {
 		next := &want{Want: w, places: c.place(w)}
 		if before := old[w.Instance]; before != nil && before.Digest == w.Digest {
 			next.err, next.final, next.faults, next.again = before.err, before.final, before.faults, before.again
+			next.batch = before.batch
 		}
 		c.wants[w.Instance] = next
 	}
@@ -269,7 +271,7 @@ func (c *Controller) State(instance string) api.InstanceState {
 	if w == nil {
 		return api.InstanceState{}
 	}
-	state := api.InstanceState{Wanted: len(w.places), Err: w.err}
+	state := api.InstanceState{Wanted: len(w.places), Err: w.err, Batch: w.batch}
 	for _, s := range c.slots {
 		if !c.stopped && s.answers(w) {
 			state.Replicas = append(state.Replicas, api.Replica{Worker: s.name, Instance: instance})

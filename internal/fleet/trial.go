@@ -255,7 +255,7 @@ func (c *Controller) attempt(ctx context.Context, w api.Want, path string, warm 
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
 	instance := w.Instance + "~probe"
-	loaded, err = l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: warm})
+	loaded, err = l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: warm, Options: w.Options})
 	if l.process == nil {
 		_ = l.engine.Unload(ctx, instance)
 		return loaded, "", err

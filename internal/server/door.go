@@ -101,7 +101,7 @@ func (d *doors) welcome(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	return d.serveWith(ctx, l, d.system.gateway.Config().HTTP(h, d.system.log))
+	return d.run(ctx, l, d.system.gateway.Config().HTTP(h, d.system.log))
 }
 
 // listening is a server of HTTP.
@@ -111,7 +111,7 @@ type listening interface {
 	Close() error
 }
 
-func (d *doors) serveWith(ctx context.Context, l net.Listener, server listening) error {
+func (d *doors) run(ctx context.Context, l net.Listener, server listening) error {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -159,7 +159,7 @@ func (d *doors) serveOCI(ctx context.Context) error {
 	sweeping, stop := context.WithCancel(ctx)
 	swept := make(chan error, 1)
 	go func() { swept <- d.system.oci.Sweep(sweeping) }()
-	err := d.serveWith(ctx, d.oci, d.system.gateway.Config().Standard(d.system.oci.Handler(), d.system.log))
+	err := d.run(ctx, d.oci, d.system.gateway.Config().Standard(d.system.oci.Handler(), d.system.log))
 	stop()
 	return errors.Join(err, <-swept)
 }
@@ -181,8 +181,17 @@ func (d *doors) serveMetrics(ctx context.Context) error {
 		"/trace": pprof.Trace, "/cmdline": notFound} {
 		mux.Handle("GET /debug/pprof"+path, d.adminOnly(h))
 	}
-	return d.serve(ctx, d.metrics, mux)
+	server := d.system.gateway.Config().HTTP(mux, d.system.log)
+	server.Limit(metricsRead, metricsWrite)
+	return d.run(ctx, d.metrics, server)
 }
+
+// The metrics port answers nothing that takes long but profiles, which say so when they would take longer than this. A scraper
+// that does not read its answer is cut off: it holds a copy of all metrics.
+const (
+	metricsRead  = 10 * time.Second // for a whole request; nothing here takes a body
+	metricsWrite = 2 * time.Minute  // from the request's header to the answer's end
+)
 
 func notFound(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
 

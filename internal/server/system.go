@@ -18,6 +18,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/blob/files"
+	"github.com/penstock/penstock/internal/engine/batch"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/gateway"
@@ -60,7 +61,7 @@ type System struct {
 	blobs    *files.Store
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
-	inside   *onnxruntime.Engine // nil with worker processes
+	inside   *batch.Engine // nil with worker processes
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
@@ -148,7 +149,8 @@ func (s *System) seams(context.Context) (err error) {
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
-		s.inside = onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		runs := onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		s.inside = batch.New(runs, batch.Config{Runs: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
@@ -171,7 +173,8 @@ func (s *System) rooms(ctx context.Context) (err error) {
 		return err
 	}
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
-		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout}}
+		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
+	s.recorder.WatchCaches(s.path.CacheBytes)
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
 		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Fleet: s.fleet, Meter: s.recorder}, s.republish)
 	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
@@ -188,7 +191,7 @@ func (s *System) hall(ctx context.Context) (err error) {
 		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
 		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
-		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},
+		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Statistics: statistics{s}, Idempotency: idempotency{s.store},
 		Backup: s.Backup, Name: s.cfg.Name, Version: s.cfg.Version, Logger: s.log})
 	if err != nil {
 		return err
@@ -345,7 +348,8 @@ func (s *System) start() (list []running, failed chan error) {
 	return list, failed
 }
 
-// probe loads a pushed version in a throw-away worker.
+// probe loads a pushed version in a throw-away worker. Batches are tried there too: a model that dies of the rows that the
+// trial makes up shall not do so first in a worker that serves others.
 func (s *System) probe(ctx context.Context, want api.Want) error {
 	_, err := s.fleet.Probe(ctx, want)
 	return err
