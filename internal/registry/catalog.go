@@ -19,7 +19,7 @@ import (
 
 // VersionStore is what the catalog needs of the database for models and versions.
 type VersionStore interface {
-	CommitVersion(ctx context.Context, v api.Version, aliases []api.AliasName, why string) (_ api.Version, created bool, _ error)
+	PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Version, created bool, _ error)
 	Version(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error)
 	VersionByDigest(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Version, error)
 	Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error)
@@ -37,10 +37,26 @@ type ModelStore interface {
 	Crashes(ctx context.Context, d api.Digest) (count int, reason string, err error)
 }
 
+// RepositoryStore is what the catalog needs of the database for what OCI clients see.
+type RepositoryStore interface {
+	LinkBlob(ctx context.Context, repo api.Repository, b api.RepositoryBlob, at api.Time) error
+	RepositoryBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.RepositoryBlob, error)
+	MountBlob(ctx context.Context, repo api.Repository, from string, d api.ContentDigest, at api.Time) (bool, error)
+	UnlinkBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) error
+	ManifestByDigest(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.Manifest, error)
+	ManifestByTag(ctx context.Context, repo api.Repository, tag string) (api.Manifest, error)
+	DeleteManifest(ctx context.Context, repo api.Repository, d api.ContentDigest) error
+	DeleteTag(ctx context.Context, repo api.Repository, tag, by string, at api.Time) error
+	RepositoryTags(ctx context.Context, repo api.Repository, after string, limit int) ([]string, error)
+	Referrers(ctx context.Context, repo api.Repository, subject api.ContentDigest, artifactType string, after api.ContentDigest, limit int) ([]api.Manifest, error)
+	VersionsWithoutManifest(ctx context.Context, limit int) ([]api.Version, error)
+}
+
 // Store is the part of the database that the catalog needs.
 type Store interface {
 	VersionStore
 	ModelStore
+	RepositoryStore
 }
 
 // Probe loads a version in a process that may die of it. Its error refuses the push: CodeLoadFailed when the runtime said

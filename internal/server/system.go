@@ -28,6 +28,7 @@ import (
 	"github.com/penstock/penstock/internal/provider/local"
 	"github.com/penstock/penstock/internal/publish"
 	"github.com/penstock/penstock/internal/registry"
+	"github.com/penstock/penstock/internal/registry/oci"
 	"github.com/penstock/penstock/internal/rollout"
 	"github.com/penstock/penstock/internal/serve"
 	"github.com/penstock/penstock/internal/store"
@@ -37,7 +38,7 @@ import (
 
 // roles says which services a process of a role runs, in the order of their start. A role is a row, not an if.
 var roles = map[string][]string{
-	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "http"},
+	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "oci", "http"},
 }
 
 func roleNames() []string {
@@ -69,6 +70,7 @@ type System struct {
 	path     *serve.Path
 	gateway  *gateway.Server
 	admin    *admin.Server
+	oci      *oci.Server
 	doors    *doors
 
 	closers []func() error // in the order of construction; closed in reverse
@@ -166,6 +168,9 @@ func (s *System) rooms(ctx context.Context) (err error) {
 		return err
 	}
 	s.closing(s.catalog.Close)
+	if err := s.catalog.Shelve(ctx); err != nil {
+		return err
+	}
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
 		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
 	s.recorder.WatchCaches(s.path.CacheBytes)
@@ -191,6 +196,12 @@ func (s *System) hall(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.oci, err = oci.New(oci.Config{Guard: s.guard, Blobs: s.catalog, Manifests: s.catalog, Listings: s.catalog,
+		StageDir: filepath.Join(s.cfg.Data, "uploads"), Now: time.Now, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.closing(s.oci.Close)
 	s.doors, err = s.open(ctx)
 	return err
 }
@@ -318,6 +329,7 @@ func (s *System) start() (list []running, failed chan error) {
 		"publish":  s.follow,
 		"metrics":  s.doors.serveMetrics,
 		"grpc":     s.doors.serveGRPC,
+		"oci":      s.doors.serveOCI,
 		"http":     s.doors.serveHTTP,
 	}
 	failed = make(chan error, len(services))
