@@ -48,6 +48,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.StringVar(&cfg.TLSKey, "tls-key", "", "PEM file of the certificate's key")
 	f.IntVar(&cfg.Workers, "workers", 2, "worker processes")
 	f.Int64Var(&cfg.WorkerMemoryMB, "worker-memory", 0, "address space of one worker in MiB; 0 sets no limit")
+	f.Int64Var(&cfg.SharedMemoryMB, "shared-memory", 256, "memory that large requests are read to and the workers see, in MiB; 0 copies them")
 	f.BoolVar(&cfg.InProcess, "in-process", false, "run models in the server's own process, without workers")
 	f.IntVar(&cfg.Queue, "queue", 256, "requests in hand per endpoint")
 	f.DurationVar(&cfg.Timeout, "timeout", time.Minute, "longest time for one request where its variant says nothing")

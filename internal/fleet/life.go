@@ -35,7 +35,7 @@ type life struct {
 }
 
 // born starts a worker process and connects to it. What fails half way is cleaned up: no process stays behind.
-func (c *Controller) born(ctx context.Context, name string) (*life, error) {
+func (c *Controller) born(ctx context.Context, name string, hop process.Config) (*life, error) {
 	l := &life{worker: name, started: time.Now(), gone: make(chan struct{}), words: &lastWords{log: c.config.Log, worker: name}}
 	if c.config.InProcess != nil {
 		l.engine, l.pid = c.config.InProcess, os.Getpid()
@@ -59,7 +59,7 @@ func (c *Controller) born(ctx context.Context, name string) (*life, error) {
 		return nil, err
 	}
 	l.pid = l.process.PID()
-	if l.engine, err = c.connect(ctx, l.process, address, token); err != nil {
+	if l.engine, err = c.connect(ctx, l.process, address, token, hop); err != nil {
 		l.process.Kill()
 		<-l.process.Done()
 		_ = os.Remove(address)
@@ -75,11 +75,11 @@ const (
 	connectMax   = 20 * time.Millisecond
 )
 
-func (c *Controller) connect(ctx context.Context, p provider.Instance, address, token string) (engine.Engine, error) {
+func (c *Controller) connect(ctx context.Context, p provider.Instance, address, token string, hop process.Config) (engine.Engine, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.StartTimeout)
 	defer cancel()
 	for pause := connectFirst; ; pause = min(2*pause, connectMax) {
-		e, err := process.Dial(ctx, address, token, c.config.Hop)
+		e, err := process.Dial(ctx, address, token, hop)
 		if err == nil {
 			return e, nil
 		}

@@ -95,7 +95,7 @@ const (
 )
 
 func (c *Controller) start(ctx context.Context, s *slot) (again time.Duration) {
-	l, err := c.born(ctx, s.name)
+	l, err := c.born(ctx, s.name, c.config.Hop)
 	if err != nil {
 		c.mu.Lock()
 		s.state = stateLost

@@ -36,6 +36,7 @@ type Config struct {
 	InProcess      bool          // run models in the server itself: no child process, and a crash takes everything down
 	Executable     string        // program of the workers; default this one
 	WorkerMemoryMB int64         // address space of one worker, MiB; 0 means no limit of ours
+	SharedMemoryMB int64         // memory for large requests that the workers see too, MiB of address space; 0 means none
 	Queue          int           // requests in hand per endpoint; default 256
 	Timeout        time.Duration // longest time for one request where its variant says nothing; default 60 s
 	RollbackWindow time.Duration // how long a revision that left stays loaded; default 24 h
@@ -98,7 +99,7 @@ func (c *Config) Validate() error {
 	if c.Workers < 1 || c.Workers > workersMax {
 		fault("--workers %d is not within 1 to %d", c.Workers, workersMax)
 	}
-	if c.WorkerMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
+	if c.WorkerMemoryMB < 0 || c.SharedMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
 		fault("a limit is negative")
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
