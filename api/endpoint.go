@@ -39,8 +39,17 @@ func (s *EndpointSpec) Weight(i int) int64 {
 
 // Serving holds the settings of a variant. Zero means the server's default.
 type Serving struct {
-	Replicas  int   `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
-	TimeoutMS int64 `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Replicas  int            `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
+	TimeoutMS int64          `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Batching  *Batching      `json:"batching,omitempty" doc:"How requests are run together; auto when left out."`
+	Cache     *ResponseCache `json:"cache,omitempty" doc:"Keep answers and give them again to identical requests; absent keeps none."`
+}
+
+// ResponseCache asks for answers to be kept. It is for models that answer the same to the same; those that draw random
+// numbers are refused with it.
+type ResponseCache struct {
+	Bytes int64 `json:"bytes" doc:"Most memory for kept answers, in bytes. An answer over a quarter of it is not kept." minimum:"65536" maximum:"1099511627776"`
+	TTLMS int64 `json:"ttl_ms,omitempty" doc:"How long an answer may be given again, in milliseconds; 0 as long as there is room." minimum:"0" maximum:"31536000000"`
 }
 
 // Strategy is how a release is carried out.
@@ -103,6 +112,7 @@ type VariantStatus struct {
 	Weight   int64       `json:"weight" doc:"Share relative to the others."`
 	Replicas int         `json:"replicas" doc:"Loaded replicas."`
 	Wanted   int         `json:"wanted" doc:"Replicas that should be loaded."`
+	Batch    *BatchPlan  `json:"batch,omitempty" doc:"What loading made of the batching settings."`
 }
 
 // ReleaseState is where a release stands.

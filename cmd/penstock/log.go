@@ -48,6 +48,9 @@ func exchangeRow(x api.Exchange) []string {
 	if x.Code != "" {
 		result = string(x.Code)
 	}
+	if x.Cached && x.Code == "" {
+		result = "ok, cached"
+	}
 	if x.Version > 0 {
 		version = fmt.Sprintf("%s@%d", x.Model, x.Version)
 	}

@@ -34,8 +34,16 @@ type life struct {
 	resident int64  // guarded by Controller.mu
 }
 
+// birth is what a worker process is started with.
+type birth struct {
+	name       string
+	processors []int          // those that it computes on; nil for all
+	hop        process.Config // how it is talked to
+}
+
 // born starts a worker process and connects to it. What fails half way is cleaned up: no process stays behind.
-func (c *Controller) born(ctx context.Context, name string, hop process.Config) (*life, error) {
+func (c *Controller) born(ctx context.Context, b birth) (*life, error) {
+	name := b.name
 	l := &life{worker: name, started: time.Now(), gone: make(chan struct{}), words: &lastWords{log: c.config.Log, worker: name}}
 	if c.config.InProcess != nil {
 		l.engine, l.pid = c.config.InProcess, os.Getpid()
@@ -54,12 +62,13 @@ func (c *Controller) born(ctx context.Context, name string, hop process.Config) 
 	}
 	var err error
 	l.process, err = c.config.Provider.Start(ctx, provider.Workload{Name: name, Path: c.config.Executable,
-		Args: []string{"worker", "--socket", address}, Env: append(env, c.config.Env...), Log: l.words, Limits: c.config.Limits})
+		Args: []string{"worker", "--socket", address}, Env: append(env, c.config.Env...), Log: l.words, Limits: c.config.Limits,
+		Processors: b.processors})
 	if err != nil {
 		return nil, err
 	}
 	l.pid = l.process.PID()
-	if l.engine, err = c.connect(ctx, l.process, address, token, hop); err != nil {
+	if l.engine, err = c.connect(ctx, l.process, address, token, b.hop); err != nil {
 		l.process.Kill()
 		<-l.process.Done()
 		_ = os.Remove(address)

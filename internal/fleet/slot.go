@@ -20,13 +20,14 @@ const (
 // slot is the place of one worker; processes come and go in it. Its fields are guarded by Controller.mu; only tend,
 // which never runs twice for one slot, starts lives and changes held.
 type slot struct {
-	name     string
-	life     *life
-	state    string
-	held     map[string]*held
-	restarts int64
-	faults   int       // short lives in a row
-	again    time.Time // no start before
+	name       string
+	life       *life
+	processors []int // nil: all
+	state      string
+	held       map[string]*held
+	restarts   int64
+	faults     int       // short lives in a row
+	again      time.Time // no start before
 }
 
 // held is one instance that a worker holds.
@@ -95,7 +96,7 @@ const (
 )
 
 func (c *Controller) start(ctx context.Context, s *slot) (again time.Duration) {
-	l, err := c.born(ctx, s.name, c.config.Hop)
+	l, err := c.born(ctx, birth{name: s.name, processors: s.processors, hop: c.config.Hop})
 	if err != nil {
 		c.mu.Lock()
 		s.state = stateLost
@@ -229,10 +230,10 @@ func (c *Controller) load(ctx context.Context, s *slot, l *life, w api.Want) {
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	loaded, err := l.engine.Load(limited, engine.Load{Instance: w.Instance, Format: w.Format, Path: path, Warm: c.warms(w.Digest)})
+	loaded, err := l.engine.Load(limited, engine.Load{Instance: w.Instance, Format: w.Format, Path: path, Warm: c.warms(w.Digest), Options: w.Options})
 	switch {
 	case err == nil:
-		c.keep(s, l, w)
+		c.keep(s, l, w, loaded.Batch)
 		c.config.Meter.ModelLoaded(w.Subject, loaded.LoadTime, loaded.WarmTime)
 		c.config.Changed()
 	case ctx.Err() != nil:
@@ -257,13 +258,14 @@ func (c *Controller) tooSlow(w api.Want) *api.Error {
 }
 
 // keep records a loaded instance and clears what was held against it.
-func (c *Controller) keep(s *slot, l *life, w api.Want) {
+func (c *Controller) keep(s *slot, l *life, w api.Want, batch *api.BatchPlan) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.trial(w.Digest)
 	t.proven, t.suspect, t.losses = true, false, 0
 	if now := c.wants[w.Instance]; now != nil && now.Digest == w.Digest {
 		now.err, now.final, now.faults, now.again = nil, false, 0, time.Time{}
+		now.batch = batch
 	}
 	if s.life == l && !l.lost {
 		s.held[w.Instance] = &held{digest: w.Digest}

@@ -250,14 +250,14 @@ func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, erro
 func (c *Controller) attempt(ctx context.Context, w api.Want, path string, warm bool) (loaded engine.Loaded, exit string, err error) {
 	hop := c.config.Hop
 	hop.Memory = nil // a file that nobody has tried yet shall see no requests
-	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36), hop)
+	l, err := c.born(ctx, birth{name: "probe-" + strconv.FormatInt(c.serial.Add(1), 36), hop: hop})
 	if err != nil {
 		return loaded, "", api.Fail(api.CodeUnavailable, w.Subject, "no worker could be started to try it").Because(err)
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
 	instance := w.Instance + "~probe"
-	loaded, err = l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: warm})
+	loaded, err = l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: warm, Options: w.Options})
 	if l.process == nil {
 		_ = l.engine.Unload(ctx, instance)
 		return loaded, "", err

@@ -51,6 +51,12 @@ func (c Config) HTTP(h http.Handler, log *slog.Logger) *HTTP {
 	return s
 }
 
+// Limit bounds the time for a whole request and for its answer, where they are not plain ones to the data plane, which bound
+// theirs by their pace. It must not be called once the server serves.
+func (s *HTTP) Limit(read, write time.Duration) {
+	s.full.ReadTimeout, s.full.WriteTimeout = read, write
+}
+
 // Serve answers on the listener until Shutdown or Close, and then returns http.ErrServerClosed. It closes the listener.
 func (s *HTTP) Serve(l net.Listener) error {
 	s.mu.Lock()

@@ -288,6 +288,9 @@ func attributes(e *api.Exchange) []*commonpb.KeyValue {
 		text("penstock.model", string(e.Model)), text("penstock.version", versionLabel(e.Version)),
 		text("penstock.protocol", e.Protocol), text("penstock.worker", e.Worker),
 		text("penstock.batch", strconv.FormatInt(e.Batch, 10))}
+	if e.Cached {
+		all = append(all, text("penstock.cached", "true"))
+	}
 	if e.Retries > 0 {
 		all = append(all, text("penstock.retries", strconv.Itoa(e.Retries)))
 	}

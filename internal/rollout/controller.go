@@ -5,6 +5,8 @@ package rollout
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"maps"
 	"slices"
@@ -234,7 +236,8 @@ func (c *Controller) want() {
 func addWants(wants map[string]api.Want, rev *api.Revision) {
 	for _, v := range rev.Variants {
 		w := api.Want{Instance: Instance(&v), Tenant: rev.Tenant, Digest: v.Digest, Format: v.Format,
-			Subject: api.Ref{Model: v.Model, Version: v.Version}.String(), Replicas: v.Serving.Replicas}
+			Subject: api.Ref{Model: v.Model, Version: v.Version}.String(), Replicas: v.Serving.Replicas,
+			Options: v.Serving.LoadOptions()}
 		if old, ok := wants[w.Instance]; ok {
 			w.Subject, w.Tenant = old.Subject, old.Tenant
 			if old.Replicas == 0 || w.Replicas == 0 {
@@ -246,8 +249,17 @@ func addWants(wants map[string]api.Want, rev *api.Revision) {
 	}
 }
 
-// Instance names the loaded form of a variant: its digest, so that revisions with the same version share it.
-func Instance(v *api.Variant) string { return v.Digest.Hex() }
+// Instance names the loaded form of a variant: its digest, so that revisions with the same version share it, and of
+// options that are not the defaults a digest of theirs.
+func Instance(v *api.Variant) string {
+	options := v.Serving.LoadOptions()
+	text := options.Text()
+	if text == "" {
+		return v.Digest.Hex()
+	}
+	sum := sha256.Sum256([]byte(text))
+	return v.Digest.Hex() + "-" + hex.EncodeToString(sum[:6])
+}
 
 // step carries one endpoint a step further.
 func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Duration, error) {

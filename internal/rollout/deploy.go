@@ -3,6 +3,8 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/penstock/penstock/api"
 )
@@ -13,6 +15,10 @@ const (
 	weightMax    = 1_000_000
 	replicasMax  = 64
 	timeoutMSMax = 3_600_000
+
+	cacheBytesMin = 64 << 10
+	cacheBytesMax = 1 << 40
+	cacheTTLMSMax = 365 * 24 * 3_600_000
 )
 
 // Deploy resolves the spec to a revision and records its release; the loop carries it out. It returns when the record
@@ -135,6 +141,12 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		return v, api.Fail(api.CodeBadRequest, string(name),
 			"variant %q: weight must be 0 to %d, replicas 0 to %d, timeout_ms 0 to %d", v.Name, weightMax, replicasMax, timeoutMSMax)
 	}
+	if err := v.Serving.Batching.Check(string(name)); err != nil {
+		return v, err
+	}
+	if err := checkCache(name, v.Name, v.Serving.Cache); err != nil {
+		return v, err
+	}
 	ref, err := api.ParseRef(s.Model)
 	if err != nil {
 		return v, err
@@ -149,8 +161,39 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 	if version.State != api.VersionReady {
 		return v, api.Fail(api.CodeModelRefused, version.Ref().String(), "the version is %s: %s", version.State, version.Reason)
 	}
+	if ops := drawing(version.Info.Ops); v.Serving.Cache != nil && len(ops) > 0 {
+		return v, api.Fail(api.CodeModelRefused, version.Ref().String(),
+			"the model draws random numbers (%s): a response cache would give one draw to everybody", strings.Join(ops, ", ")).
+			WithCure("Deploy it without serving.cache.")
+	}
 	v.Model, v.Version, v.Digest, v.Format, v.Signature = version.Model, version.Number, version.Digest, version.Format, version.Signature
 	return v, nil
+}
+
+func checkCache(name api.EndpointName, variant api.VariantName, c *api.ResponseCache) error {
+	if c == nil {
+		return nil
+	}
+	if c.Bytes < cacheBytesMin || c.Bytes > cacheBytesMax || c.TTLMS < 0 || c.TTLMS > cacheTTLMSMax {
+		return api.Fail(api.CodeBadRequest, string(name), "variant %q: cache.bytes must be %d to %d, cache.ttl_ms 0 to %d",
+			variant, cacheBytesMin, cacheBytesMax, int64(cacheTTLMSMax))
+	}
+	return nil
+}
+
+// drawing lists the operators of a graph that draw random numbers. A seed does not make them fit for a cache: it fixes
+// where the runtime's generator begins when the model is loaded, and every run draws on from there.
+func drawing(ops map[string]int64) []string {
+	var found []string
+	for _, op := range []string{"ai.onnx::Bernoulli", "ai.onnx::Multinomial", "ai.onnx::RandomNormal", "ai.onnx::RandomNormalLike",
+		"ai.onnx::RandomUniform", "ai.onnx::RandomUniformLike", "com.microsoft::Sampling"} {
+		if ops[op] > 0 {
+			_, short, _ := strings.Cut(op, "::")
+			found = append(found, short)
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // sameSignature refuses variants that would answer one caller with different tensors.

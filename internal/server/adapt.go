@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
@@ -25,8 +26,9 @@ func (a artifacts) Materialize(ctx context.Context, manifest api.Digest) (string
 // replicas lets publish ask the fleet.
 type replicas struct{ fleet *fleet.Controller }
 
-func (r replicas) Replicas(v *api.Variant) []api.Replica {
-	return r.fleet.State(rollout.Instance(v)).Replicas
+func (r replicas) Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan) {
+	state := r.fleet.State(rollout.Instance(v))
+	return state.Replicas, state.Batch
 }
 
 // exchanges lets admin ask the recorder.
@@ -38,6 +40,31 @@ func (e exchanges) Recent(t api.TenantID, f admin.LogFilter) []api.Exchange {
 
 func (e exchanges) Follow(ctx context.Context, t api.TenantID) <-chan api.Exchange {
 	return e.recorder.Follow(ctx, t, observe.Filter{})
+}
+
+// statistics lets admin ask everybody who knows a part of what goes on.
+type statistics struct{ s *System }
+
+func (a statistics) Statistics(t api.TenantID, span time.Duration) api.Statistics {
+	out := a.s.recorder.RecentStatistics(t, span)
+	places := make(map[api.EndpointName]int, len(out.Endpoints))
+	for i := range out.Endpoints {
+		places[out.Endpoints[i].Endpoint] = i
+	}
+	live := make([]api.EndpointStatistics, 0, len(out.Endpoints))
+	for _, u := range a.s.path.Usage(t) {
+		one := api.EndpointStatistics{Endpoint: u.Key.Endpoint}
+		if i, known := places[u.Key.Endpoint]; known {
+			one = out.Endpoints[i]
+		}
+		one.InFlight, one.CacheEntries, one.CacheBytes, one.CacheLimit = u.InFlight, u.CacheEntries, u.CacheBytes, u.CacheLimit
+		live = append(live, one)
+	}
+	out.Endpoints = live // one that was deleted a moment ago is not told of
+	for _, w := range a.s.fleet.Workers() {
+		out.Workers = append(out.Workers, api.WorkerStatistics{Worker: w, InFlight: a.s.path.InFlight(w.Name)})
+	}
+	return out
 }
 
 // idempotency lets admin ask the store.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/gateway"
 )
 
 // doors are the listeners and what serves on them.
@@ -95,7 +96,10 @@ func (d *doors) welcome(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := d.system.gateway.Config().HTTP(h, d.system.log)
+	return d.run(ctx, l, d.system.gateway.Config().HTTP(h, d.system.log))
+}
+
+func (d *doors) run(ctx context.Context, l net.Listener, server *gateway.HTTP) error {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -151,8 +155,17 @@ func (d *doors) serveMetrics(ctx context.Context) error {
 		"/trace": pprof.Trace, "/cmdline": notFound} {
 		mux.Handle("GET /debug/pprof"+path, d.adminOnly(h))
 	}
-	return d.serve(ctx, d.metrics, mux)
+	server := d.system.gateway.Config().HTTP(mux, d.system.log)
+	server.Limit(metricsRead, metricsWrite)
+	return d.run(ctx, d.metrics, server)
 }
+
+// The metrics port answers nothing that takes long but profiles, which say so when they would take longer than this. A scraper
+// that does not read its answer is cut off: it holds a copy of all metrics.
+const (
+	metricsRead  = 10 * time.Second // for a whole request; nothing here takes a body
+	metricsWrite = 2 * time.Minute  // from the request's header to the answer's end
+)
 
 func notFound(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
 

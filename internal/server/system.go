@@ -19,6 +19,7 @@ import (
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/arena"
 	"github.com/penstock/penstock/internal/blob/files"
+	"github.com/penstock/penstock/internal/engine/batch"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/engine/process"
 	"github.com/penstock/penstock/internal/fleet"
@@ -61,8 +62,8 @@ type System struct {
 	blobs    *files.Store
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
-	inside   *onnxruntime.Engine // nil with worker processes
-	memory   *arena.Arena        // nil without shared memory
+	inside   *batch.Engine // nil with worker processes
+	memory   *arena.Arena  // nil without shared memory
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
@@ -140,14 +141,19 @@ func (s *System) seams(context.Context) (err error) {
 			return fmt.Errorf("find the program for workers: %w", err)
 		}
 	}
-	cfg := fleet.Config{Workers: s.cfg.Workers, Executable: executable, CacheDir: s.cfg.Cache,
+	processors, err := s.cfg.processors()
+	if err != nil {
+		return err
+	}
+	cfg := fleet.Config{Workers: s.cfg.Workers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
 		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
 		Limits:   provider.Limits{MemoryBytes: s.workerMemory()},
 		Hop:      process.Config{Memory: s.memory},
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
-		s.inside = onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		runs := onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		s.inside = batch.New(runs, batch.Config{Runs: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
@@ -190,7 +196,8 @@ func (s *System) rooms(ctx context.Context) (err error) {
 	}
 	s.closing(s.catalog.Close)
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
-		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout}}
+		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
+	s.recorder.WatchCaches(s.path.CacheBytes)
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
 		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Fleet: s.fleet, Meter: s.recorder}, s.republish)
 	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
@@ -211,7 +218,7 @@ func (s *System) hall(ctx context.Context) (err error) {
 		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
 		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
-		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},
+		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Statistics: statistics{s}, Idempotency: idempotency{s.store},
 		Backup: s.Backup, Name: s.cfg.Name, Version: s.cfg.Version, Logger: s.log})
 	if err != nil {
 		return err
@@ -363,6 +370,8 @@ func (s *System) start() (list []running, failed chan error) {
 
 // probe loads a pushed version in a throw-away worker.
 func (s *System) probe(ctx context.Context, want api.Want) error {
+	// What batches bring is tried by the workers that will run them.
+	want.Options.Batching = &api.Batching{Mode: api.BatchOff}
 	_, err := s.fleet.Probe(ctx, want)
 	return err
 }

@@ -315,12 +315,14 @@ func (l *link) infer(ctx context.Context, m *hop.Message, quick bool) (reply hop
 		}
 		defer func() { <-l.host.runs }()
 	}
-	answer, err = l.host.engine.Infer(ctx, engine.Request{Instance: m.Instance, Inputs: m.Tensors, Outputs: m.Outputs})
+	answer, err = l.host.engine.Infer(ctx, engine.Request{Instance: m.Instance, Inputs: m.Tensors, Outputs: m.Outputs,
+		Priority: int(m.Priority)})
 	if err != nil {
 		return reply, nil, err
 	}
 	l.host.took(m.Instance, answer.Compute)
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
+	reply.Batch, reply.Wait = int64(answer.Batch), answer.Wait
 	return reply, answer, nil
 }
 
@@ -341,9 +343,17 @@ func (l *link) enter(ctx context.Context) (time.Duration, error) {
 }
 
 func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err error) {
-	loaded, err := l.host.engine.Load(ctx, engine.Load{Instance: m.Load.Instance, Format: m.Load.Format,
-		Path: m.Load.Path, Warm: m.Load.Warm})
+	load := engine.Load{Instance: m.Load.Instance, Format: m.Load.Format, Path: m.Load.Path, Warm: m.Load.Warm}
+	if m.Load.Options != "" {
+		if err := api.DecodeStrict([]byte(m.Load.Options), &load.Options); err != nil {
+			return reply, fmt.Errorf("read the options to load with: %w", err)
+		}
+	}
+	loaded, err := l.host.engine.Load(ctx, load)
 	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
+	if loaded.Batch != nil {
+		reply.Loaded.Batched, reply.Loaded.Batch = true, *loaded.Batch
+	}
 	return reply, err
 }
 

@@ -139,6 +139,12 @@ var masks = []struct {
 	{regexp.MustCompile(`(\.tar: ).*`), "$1SIZE and DIGEST"},
 	{regexp.MustCompile(`\b\d+(\.\d+)?(ns|µs|us|ms|s)\b`), "TOOK"},
 	{regexp.MustCompile(`(\.\d{3})\d+(e-\d+)?`), "$1"}, // processors differ in the last digits of a float
+	// What `penstock bench` measures: bars, rates, parts of the time.
+	{regexp.MustCompile(`(?m)^ *\S+ to +\S+ +\d+ *[█▏▎▍▌▋▊▉]*\n`), ""},
+	{regexp.MustCompile(`\b\d+(\.\d+)?/s\b`), "RATE"},
+	{regexp.MustCompile(`(?m)(TOOK +)\d+%$`), "${1}PART"},
+	{regexp.MustCompile(`server: \d+ answered by version [0-9, ]+, \d+\.\d+ rows`), "server: N answered by version V, N rows"},
+	{regexp.MustCompile(`\d+\.\d+ cores`), "N cores"},
 	{regexp.MustCompile(`[ \t\r]+`), " "},
 	{regexp.MustCompile(`(?m) $`), ""},
 }

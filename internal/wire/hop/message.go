@@ -27,6 +27,9 @@ type Message struct {
 	Tensors  []tensor.Tensor // Infer: inputs; its result: outputs
 	Queue    time.Duration   // Infer's result
 	Compute  time.Duration   // Infer's result
+	Batch    int64           // Infer's result: rows run together
+	Wait     time.Duration   // Infer's result: part of Queue
+	Priority int64           // Infer
 	Stats    Stats           // Stats' result
 	Failure  Failure         // Failure
 
@@ -51,6 +54,7 @@ type Load struct {
 	Format   string
 	Path     string
 	Warm     bool
+	Options  string // api.LoadOptions as JSON; empty when all are defaults
 }
 
 // Loaded is what loading found.
@@ -58,6 +62,8 @@ type Loaded struct {
 	Signature api.Signature
 	LoadTime  time.Duration
 	WarmTime  time.Duration
+	Batched   bool // whether Batch says anything
+	Batch     api.BatchPlan
 }
 
 // Stats is a moment's view of the worker.
@@ -125,15 +131,18 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendText(b, m.Load.Format)
 		b = appendText(b, m.Load.Path)
 		b = appendFlag(b, m.Load.Warm)
+		b = appendText(b, m.Load.Options)
 	case KindLoad.Result():
 		b = appendSpecs(b, m.Loaded.Signature.Inputs)
 		b = appendSpecs(b, m.Loaded.Signature.Outputs)
 		b = appendInt(b, int64(m.Loaded.LoadTime))
 		b = appendInt(b, int64(m.Loaded.WarmTime))
+		b = m.Loaded.appendBatch(b)
 	case KindUnload:
 		b = appendText(b, m.Instance)
 	case KindInfer:
 		b = appendText(b, m.Instance)
+		b = appendInt(b, m.Priority)
 		b = appendFlag(b, m.Outputs != nil)
 		if m.Outputs != nil {
 			b = appendTexts(b, m.Outputs)
@@ -142,6 +151,8 @@ func (m *Message) appendHeader(b []byte) []byte {
 	case KindInfer.Result():
 		b = appendInt(b, int64(m.Queue))
 		b = appendInt(b, int64(m.Compute))
+		b = appendInt(b, m.Batch)
+		b = appendInt(b, int64(m.Wait))
 		b = m.appendTensors(b)
 	case KindStats.Result():
 		b = m.Stats.append(b)
@@ -163,14 +174,19 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 	case KindHello.Result():
 		m.PID, m.Shared = c.int(), c.flag()
 	case KindLoad:
-		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag()}
+		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag(), Options: c.text()}
+		if len(m.Load.Options) > api.LoadOptionsMax {
+			c.fail(ErrOversize, "options of %d bytes, limit %d", len(m.Load.Options), api.LoadOptionsMax)
+		}
 	case KindLoad.Result():
 		m.Loaded.Signature = api.Signature{Inputs: c.specs(), Outputs: c.specs()}
 		m.Loaded.LoadTime, m.Loaded.WarmTime = time.Duration(c.int()), time.Duration(c.int())
+		m.Loaded.readBatch(c)
 	case KindUnload:
 		m.Instance = c.name()
 	case KindInfer:
 		m.Instance = c.name()
+		m.Priority = c.int()
 		if c.flag() {
 			m.names = c.names(m.names)
 			m.Outputs = m.names
@@ -178,6 +194,7 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 		sizes = m.readTensors(c, sizes)
 	case KindInfer.Result():
 		m.Queue, m.Compute = time.Duration(c.int()), time.Duration(c.int())
+		m.Batch, m.Wait = c.int(), time.Duration(c.int())
 		sizes = m.readTensors(c, sizes)
 	case KindStats.Result():
 		m.Stats.read(c)
@@ -186,6 +203,22 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 			RetryAfter: time.Duration(c.int())}
 	}
 	return sizes
+}
+
+func (l *Loaded) appendBatch(b []byte) []byte {
+	b = appendFlag(b, l.Batched)
+	if l.Batched {
+		b = appendInt(b, int64(l.Batch.MaxSize))
+		b = appendFlag(b, l.Batch.Exact)
+		b = appendText(b, l.Batch.Why)
+	}
+	return b
+}
+
+func (l *Loaded) readBatch(c *cursor) {
+	if l.Batched = c.flag(); l.Batched {
+		l.Batch = api.BatchPlan{MaxSize: int(c.int()), Exact: c.flag(), Why: c.text()}
+	}
 }
 
 func (s *Stats) append(b []byte) []byte {

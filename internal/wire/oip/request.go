@@ -1,9 +1,10 @@
 // Package oip is the Open Inference Protocol's bytes: infer requests and answers as JSON, as JSON with binary tensors,
 // and as protobuf, read in bounds into tensors and written from them, with the generated code of the service beside it.
-// It opens no connection and knows no endpoint, model or tenant. Caller: gateway/oip.
+// It opens no connection and knows no endpoint, model or tenant. Callers: gateway/oip, and bench for the other side.
 package oip
 
 import (
+	"math"
 	"time"
 
 	"github.com/penstock/penstock/api"
@@ -31,6 +32,8 @@ type Request struct {
 	Timeout time.Duration // parameter "timeout", 0 when not given
 	Inputs  []tensor.Tensor
 	Outputs []Output // empty: all
+
+	Priority int // parameter "priority", 1 the highest, 0 when not given
 
 	Columns bool // V1 only: the request was in columns, and so is the answer
 
@@ -76,7 +79,7 @@ func (r *Request) Reset() {
 	r.wire.reset()
 	r.json.forget()
 	clear(r.made)
-	r.ID, r.Timeout, r.BinaryOutput, r.Columns = "", 0, false, false
+	r.ID, r.Timeout, r.Priority, r.BinaryOutput, r.Columns = "", 0, 0, false, false
 	r.made = r.made[:0]
 	r.Inputs, r.Outputs, r.block = r.Inputs[:0], r.Outputs[:0], block
 }
@@ -190,13 +193,14 @@ func checkBool(t *tensor.Tensor) error {
 }
 
 // numberedParameter takes a request's parameters that are whole numbers, in whatever encoding they came: the time-out in
-// microseconds, the priority, which says nothing to a server with one queue an endpoint, and a sequence, which only nought is
-// allowed for.
+// microseconds, the priority, and a sequence, which only nought is allowed for.
 func (r *Request) numberedParameter(key string, n uint64) (err error) {
 	switch key {
 	case "timeout":
 		r.Timeout, err = timeoutOf(n)
 		return err
+	case "priority":
+		r.Priority = int(min(n, math.MaxInt32)) // beyond the levels it means the default, however far
 	case "sequence_id", "sequence_start", "sequence_end":
 		if n != 0 {
 			return unsupported("sequences (parameter " + key + ")")

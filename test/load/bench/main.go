@@ -1,6 +1,6 @@
 // Command bench measures Penstock against the bare runtime and bare servers, all in one run: it starts them as child
-// processes of itself, loads them in turn with the same clients, and prints medians and ratios. It is no tool for users
-// (they measure their own endpoints); `make bench` calls it.
+// processes of itself, loads them in turn with the same clients, and prints medians and ratios. The load
+// generator is that of `penstock bench`, with which users measure their own endpoints; `make bench` calls this program.
 package main
 
 import (
