@@ -149,6 +149,8 @@ func TestLateAnswer(t *testing.T) {
 	memory := lend(t, size)
 	eng := &stubborn{mirror: newMirror(), gate: make(chan struct{}), intact: make(chan bool, 1)}
 	address, _ := serve(t, eng, worker.Config{})
+	release := sync.OnceFunc(func() { close(eng.gate) })
+	defer release()
 	e := dial(t, address, process.Config{Memory: memory})
 	ctx, cancel := context.WithCancel(t.Context())
 	got := make(chan error, 1)
@@ -166,7 +168,7 @@ func TestLateAnswer(t *testing.T) {
 	if b := marked(memory, 1, 2); b != nil {
 		t.Fatal("the block was given away while the worker reads it")
 	}
-	close(eng.gate)
+	release()
 	if !<-eng.intact {
 		t.Error("the input changed under the worker")
 	}
@@ -179,6 +181,8 @@ func TestBrokenConnection(t *testing.T) {
 	memory := lend(t, size)
 	eng := &stubborn{mirror: newMirror(), gate: make(chan struct{}), intact: make(chan bool, 1)}
 	address, _ := serve(t, eng, worker.Config{})
+	release := sync.OnceFunc(func() { close(eng.gate) })
+	defer release()
 	e := dial(t, address, process.Config{Memory: memory})
 	got := make(chan error, 1)
 	block := marked(memory, size, 1)
@@ -197,7 +201,7 @@ func TestBrokenConnection(t *testing.T) {
 	if b := marked(memory, 1, 2); b != nil {
 		t.Fatal("the block was given away while the worker reads it")
 	}
-	close(eng.gate)
+	release()
 	if !<-eng.intact {
 		t.Error("the input changed under the worker")
 	}
@@ -272,8 +276,8 @@ func (p *patient) Infer(_ context.Context, req engine.Request) (*engine.Answer, 
 	r := rand.New(rand.NewPCG(p.seed, p.count.Add(1)))
 	data := req.Inputs[0].Data
 	mark := data[0]
-	for range r.IntN(20) {
-		<-time.After(time.Duration(r.IntN(300)) * time.Microsecond)
+	for range r.IntN(10) {
+		<-time.After(time.Duration(r.IntN(200)) * time.Microsecond)
 		for _, at := range []int{0, r.IntN(len(data)), len(data) - 1} {
 			if data[at] != mark {
 				p.torn.Add(1)
@@ -291,7 +295,7 @@ func TestSharedWalk(t *testing.T) {
 	memory := lend(t, 24*arena.Slot)
 	eng := &patient{mirror: newMirror(), seed: seed}
 	address, stop := serve(t, eng, worker.Config{})
-	for round := range 4 {
+	for round := range 3 {
 		e := dial(t, address, process.Config{Memory: memory})
 		var callers sync.WaitGroup
 		for caller := range 8 {
@@ -309,7 +313,7 @@ func TestSharedWalk(t *testing.T) {
 					for i := range block {
 						block[i] = byte(caller*40 + request)
 					}
-					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(r.IntN(4000))*time.Microsecond)
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(r.IntN(2000))*time.Microsecond)
 					answer, _ := e.Infer(ctx, engine.Request{Instance: "a", Inputs: []tensor.Tensor{raw("x", block[:n])}})
 					answer.Release()
 					cancel()
