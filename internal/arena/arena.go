@@ -91,13 +91,43 @@ func (a *Arena) Take(n int) []byte {
 	if first < 0 {
 		return nil
 	}
-	a.used.set(first, slots)
-	a.warm.set(first, slots)
-	a.aged.clear(first, slots)
+	a.claim(first, first, slots)
 	a.blocks[first] = block{slots: int32(slots), references: 1}
-	for i := first; i < first+slots; i++ {
+	return a.bytes(first, slots)
+}
+
+// Grow makes a block that Take gave at least n bytes large, where it lies and with what it holds; nil when what follows
+// is not free. Nobody else may have a reference.
+func (a *Arena) Grow(b []byte, n int) []byte {
+	offset, ok := a.offset(b)
+	if !ok || n > len(a.memory) {
+		return nil
+	}
+	first, slots := int(offset/Slot), (n+Slot-1)/Slot
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	has := int(a.blocks[first].slots)
+	if a.closed || has == 0 || first+slots > a.used.size || slots > has && a.used.any(first+has, slots-has) {
+		return nil
+	}
+	if slots > has {
+		a.claim(first, first+has, slots-has)
+		a.blocks[first].slots = int32(slots)
+	}
+	return a.bytes(first, max(slots, has))
+}
+
+// claim needs mu. It marks slots as part of the block that begins at first.
+func (a *Arena) claim(first, from, slots int) {
+	a.used.set(from, slots)
+	a.warm.set(from, slots)
+	a.aged.clear(from, slots)
+	for i := from; i < from+slots; i++ {
 		a.owner[i] = int32(first)
 	}
+}
+
+func (a *Arena) bytes(first, slots int) []byte {
 	from, to := first*Slot, (first+slots)*Slot
 	return a.memory[from:to:to]
 }

@@ -140,6 +140,8 @@ func TestWalk(t *testing.T) {
 					t.Fatalf("step %d: hold at %d, want %d", step, at, b.from*arena.Slot+from)
 				}
 				b.references++
+			case k < 65 && len(p.blocks) > 0:
+				p.grow(t, a, p.blocks[r.IntN(len(p.blocks))], r.IntN(30*arena.Slot))
 			case k < 97 && len(p.blocks) > 0:
 				p.free(t, a, r)
 			default:
@@ -178,6 +180,28 @@ func (p *plain) take(t *testing.T, a *arena.Arena, n int, mark byte) {
 	got[0], got[len(got)/2], got[len(got)-1] = mark, mark, mark
 	p.fill(b, true)
 	p.blocks = append(p.blocks, b)
+}
+
+func (p *plain) grow(t *testing.T, a *arena.Arena, b *plainBlock, n int) {
+	t.Helper()
+	size := max(b.size, (n+arena.Slot-1)/arena.Slot)
+	fits := b.from+size <= len(p.slots)
+	for i := b.from + b.size; fits && i < b.from+size; i++ {
+		fits = !p.slots[i]
+	}
+	got := a.Grow(b.bytes, n)
+	if (got != nil) != fits || fits && (len(got) != size*arena.Slot || a.Offset(got) != int64(b.from)*arena.Slot) {
+		t.Fatalf("block at slot %d with %d slots grown to %d: %d bytes", b.from, b.size, size, len(got))
+	}
+	if !fits {
+		return
+	}
+	if got[0] != b.mark || got[len(b.bytes)-1] != b.mark {
+		t.Fatalf("the block at slot %d changed as it grew", b.from)
+	}
+	b.bytes, b.size = got, size
+	got[len(got)/2], got[len(got)-1] = b.mark, b.mark
+	p.fill(b, true)
 }
 
 func (p *plain) free(t *testing.T, a *arena.Arena, r *rand.Rand) {

@@ -18,6 +18,16 @@ func newBits(size int) bits { return bits{words: make([]uint64, (size+63)/64), s
 
 func (b bits) has(i int) bool { return b.words[i/64]>>(i%64)&1 == 1 }
 
+// any reports whether one of n slots is in the set.
+func (b bits) any(from, n int) bool {
+	for i := from; i < from+n; i++ {
+		if b.has(i) {
+			return true
+		}
+	}
+	return false
+}
+
 func (b bits) set(from, n int) {
 	for i := from; i < from+n; i++ {
 		b.words[i/64] |= 1 << (i % 64)

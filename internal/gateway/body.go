@@ -19,7 +19,7 @@ import (
 var bodyClasses = [...]int{4 << 10, 64 << 10, 1 << 20, 16 << 20}
 
 // sharedBody is the size from which body memory is asked of Options.Memory.
-const sharedBody = 64 << 10
+const sharedBody = 16 << 10
 
 // firstBody is the most that a Content-Length is believed before any byte has come.
 const firstBody = 1 << 20
@@ -108,6 +108,11 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 
 // grow makes room for size bytes and keeps the first n.
 func (b *Body) grow(n, size int64) error {
+	if b.block.shared {
+		if grown, err := b.widen(size); grown || err != nil {
+			return err
+		}
+	}
 	next := Body{s: b.s, block: b.s.take(size)}
 	next.held = int64(len(next.block.bytes))
 	if err := b.s.Hold(next.held); err != nil {
@@ -119,6 +124,21 @@ func (b *Body) grow(n, size int64) error {
 	b.drop()
 	b.block, b.held = next.block, next.held
 	return nil
+}
+
+// widen is grow where the memory lies.
+func (b *Body) widen(size int64) (grown bool, err error) {
+	wide := b.s.memory.Grow(b.block.bytes, int(size))
+	if wide == nil {
+		return false, nil
+	}
+	b.block.bytes = wide
+	more := int64(len(wide)) - b.held
+	if err := b.s.Hold(more); err != nil {
+		return false, err
+	}
+	b.held += more
+	return true, nil
 }
 
 // Hold counts n bytes of a request against the limit on all of them; what was held must be freed. It is for memory that

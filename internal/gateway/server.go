@@ -33,6 +33,9 @@ type Memory interface {
 	// Take gives a block of at least n bytes; nil when there is none, and other memory has to do.
 	Take(n int) []byte
 
+	// Grow makes a block at least n bytes large where it lies; nil when there is no room behind it.
+	Grow(block []byte, n int) []byte
+
 	// Give takes a block back.
 	Give(block []byte)
 }

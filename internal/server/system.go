@@ -208,7 +208,7 @@ func (s *System) rooms(ctx context.Context) (err error) {
 func (s *System) hall(ctx context.Context) (err error) {
 	options := gateway.Options{Config: gateway.DefaultConfig(), Guard: s.guard, Ready: s.path.Ready, Codec: wire.Codec{}, Log: s.log}
 	if s.memory != nil {
-		options.Memory = s.memory
+		options.Memory, options.Codec = s.memory, wire.Codec{Memory: s.memory}
 	}
 	s.gateway, err = gateway.New(options)
 	if err != nil {

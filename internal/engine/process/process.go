@@ -228,7 +228,7 @@ func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) 
 		payload += len(m.Tensors[i].Data)
 	}
 	// What lies in shared memory makes a small frame, which goes the way of the small ones.
-	if first := e.links[0]; payload >= largeRequest && first.loan != nil && payload-first.shareable(m) < largeRequest {
+	if first := e.links[0]; payload >= shareFrom && first.loan != nil && payload-first.shareable(m) < largeRequest {
 		return first.ask(ctx, m, true)
 	}
 	return e.pick(payload).ask(ctx, m, false)
