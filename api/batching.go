@@ -41,11 +41,11 @@ type Batching struct {
 	MaxSize         int           `json:"max_size,omitempty" doc:"Most rows of one batch; chosen at load when left out." minimum:"0" maximum:"1024"`
 	PreferredSizes  []int         `json:"preferred_sizes,omitempty" doc:"Sizes that are run without waiting for more rows, rising." maxItems:"16"`
 	DelayUS         int64         `json:"delay_us,omitempty" doc:"Longest wait for more rows under load, in microseconds; a request that finds the instance idle never waits. Default 0." minimum:"0" maximum:"10000000"`
-	Exact           *bool         `json:"exact,omitempty" doc:"Batch only sizes whose results were bit-equal to unbatched ones in the trial; on by default in mode auto, off in mode on."`
+	Exact           *bool         `json:"exact,omitempty" doc:"Batch only sizes whose results were bit-equal to unbatched ones in the trial; true when left out."`
 	Runs            int           `json:"runs,omitempty" doc:"Runs of the instance at the same time; default is the threads of the runtime." minimum:"0" maximum:"64"`
 	PriorityLevels  int           `json:"priority_levels,omitempty" doc:"Levels of priority, 1 the highest; 0 and 1 are one level." minimum:"0" maximum:"16"`
 	DefaultPriority int           `json:"default_priority,omitempty" doc:"Level of requests that name none; the middle one when left out." minimum:"0" maximum:"16"`
-	QueueSize       int           `json:"queue_size,omitempty" doc:"Most requests waiting for a batch, per replica; 0 leaves it to the worker's own limit." minimum:"0" maximum:"65536"`
+	QueueSize       int           `json:"queue_size,omitempty" doc:"Most requests waiting for a batch, per replica; default 4096." minimum:"0" maximum:"65536"`
 	TimeoutUS       int64         `json:"timeout_us,omitempty" doc:"Longest wait for a batch, in microseconds; 0 is as long as the request's deadline." minimum:"0" maximum:"3600000000"`
 	TimeoutAction   TimeoutAction `json:"timeout_action,omitempty" doc:"reject (default) answers with an error; delay puts the request behind those in time." enum:"reject,delay"`
 }
@@ -121,6 +121,7 @@ func (b *Batching) checkPreferred(bad func(string, ...any) error) error {
 // LoadOptions is how an instance is held, beyond which file it is. Instances that differ in it are loaded apart.
 type LoadOptions struct {
 	Batching *Batching `json:"batching,omitempty"`
+	Chain    *Chain    `json:"chain,omitempty"` // in place of one model
 }
 
 // LoadOptionsMax is the most bytes of options as text.

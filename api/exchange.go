@@ -26,6 +26,7 @@ type Exchange struct {
 	Executed  int64          `json:"executed,omitempty" doc:"Rows of the batch in which it was run, its own included; 0 when it was run alone."`
 	Wait      time.Duration  `json:"wait_ns,omitempty" doc:"Waiting for a batch to form, part of the queue time, nanoseconds."`
 	Priority  int            `json:"priority,omitempty" doc:"Priority that the caller asked for, 1 the highest."`
+	Steps     []StepTime     `json:"steps,omitempty" doc:"Where a chain's time went, step by step."`
 	Cached    bool           `json:"cached,omitempty" doc:"Whether it was answered without a run of its own: from the response cache, or with the answer of an identical request."`
 	Lookup    time.Duration  `json:"lookup_ns,omitempty" doc:"Asking the response cache and keeping the answer in it, nanoseconds; absent when it was not asked."`
 	Copied    int64          `json:"copied,omitempty" doc:"Tensor bytes copied inside the server on the way."`

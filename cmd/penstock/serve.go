@@ -38,6 +38,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.StringVar(&cfg.HTTP, "http", "127.0.0.1:8000", "address of the control API and inference over HTTP; port 0 picks a free one")
 	f.StringVar(&cfg.GRPC, "grpc", "127.0.0.1:8001", "address of inference over gRPC")
 	f.StringVar(&cfg.Metrics, "metrics", "127.0.0.1:8002", "address of /metrics, /livez and /readyz")
+	f.StringVar(&cfg.OCI, "oci", "127.0.0.1:8003", "address of the registry for OCI clients; empty for none")
 	f.StringVar(&cfg.Store, "store", "", "database: sqlite:PATH or postgres://...; default is penstock.db in the data directory")
 	f.StringVar(&cfg.Blobs, "blobs", "", "directory of the blobs; default is blobs in the data directory")
 	f.StringVar(&cfg.Cache, "cache", "", "directory where the runtime's library is unpacked; default is in the user's cache directory")

@@ -46,6 +46,13 @@ type Load struct {
 	Path     string // absolute path of the entry file; external data lies beside it
 	Warm     bool   // run once on made-up inputs, dynamic dimensions 1, before it counts as loaded
 	Options  api.LoadOptions
+	Members  []Member // the files of Options.Chain, in the place of Path
+}
+
+// Member is the file of one version that a chain runs.
+type Member struct {
+	Digest api.Digest // of the manifest, as the chain names it
+	Path   string
 }
 
 // Loaded is what loading found. Signature is the runtime's own view of the model.
@@ -69,8 +76,9 @@ type Answer struct {
 	Outputs []tensor.Tensor
 	Queue   time.Duration
 	Compute time.Duration
-	Batch   int           // rows that were run together; 0 when the request was run alone
-	Wait    time.Duration // for a batch to form; part of Queue
+	Batch   int            // rows that were run together; 0 when the request was run alone
+	Wait    time.Duration  // for a batch to form; part of Queue
+	Steps   []api.StepTime // of a chain, in the order in which they ended
 	free    func()
 }
 

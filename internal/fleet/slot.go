@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
-	"github.com/penstock/penstock/internal/engine"
 )
 
 // States of a worker, for people.
@@ -220,17 +219,17 @@ func (c *Controller) unload(ctx context.Context, s *slot, l *life, instance stri
 // load makes one want ready on one worker. Loads on one worker follow each other, so that a death has one suspect.
 func (c *Controller) load(ctx context.Context, s *slot, l *life, w api.Want) {
 	defer c.loaded(w.Digest)
-	path, err := c.prepare(ctx, w)
+	load, err := c.prepare(ctx, w)
 	if err != nil {
 		c.fault(ctx, w, err)
 		return
 	}
-	if path == "" { // under suspicion: it has to pass alone first
+	if load == nil { // under suspicion: it has to pass alone first
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	loaded, err := l.engine.Load(limited, engine.Load{Instance: w.Instance, Format: w.Format, Path: path, Warm: c.warms(w.Digest), Options: w.Options})
+	loaded, err := l.engine.Load(limited, *load)
 	switch {
 	case err == nil:
 		c.keep(s, l, w, loaded.Batch)

@@ -18,6 +18,7 @@ const (
 // requestFamilies are the metrics of requests; the labels of all but the first are those of labelNames.
 type requestFamilies struct {
 	requests, bytesIn, bytesOut, copied, retries, cacheHits, cacheMisses *prometheus.CounterVec
+	stepRuns, stepQueue, stepCompute                                     *prometheus.CounterVec
 	total, queue, compute                                                *prometheus.HistogramVec
 	rows, wait                                                           *prometheus.HistogramVec
 }
@@ -43,6 +44,9 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		cacheHits:   counter("cache_hits_total", "Requests answered without a run of their own, from the response cache or with an identical request."),
 		cacheMisses: counter("cache_misses_total", "Requests that ran after the response cache had no answer, failed ones included."),
 		retries:     counter("retries_total", "Times a request was sent again to another worker."),
+		stepRuns:    counter("step_runs_total", "Runs of one step of a chain.", "step"),
+		stepQueue:   counter("step_queue_seconds_total", "Waiting of one step of a chain, in seconds.", "step"),
+		stepCompute: counter("step_compute_seconds_total", "Running of one step of a chain, in seconds.", "step"),
 		total:       histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant.", requestBuckets),
 		queue:       histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant.", requestBuckets),
 		compute:     histogram("compute_duration_seconds", "Inside the runtime, of requests that ran.", requestBuckets),
@@ -67,8 +71,29 @@ type series struct {
 	bytesIn, bytesOut, retries prometheus.Counter
 	copied, hits, misses       prometheus.Counter // nil until there is something to count
 	total, queue, compute      prometheus.Observer
-	rows, wait                 prometheus.Observer // nil until the first
+	steps                      map[string]stepSeries // of a chain; nil else
+	rows, wait                 prometheus.Observer   // nil until the first
 	last                       api.Time
+}
+
+// stepSeries counts one step. The names of steps come from deployed chains; a label set holds those of one chain.
+type stepSeries struct{ runs, queue, compute prometheus.Counter }
+
+// step finds the counters of a step. Label sets that several endpoints share count all steps as one.
+func (s *series) step(f *requestFamilies, name string) stepSeries {
+	if s.labels[1] == other || len(s.steps) >= api.ChainStepsMax && s.steps[name].runs == nil {
+		name = other
+	}
+	if found, ok := s.steps[name]; ok {
+		return found
+	}
+	labels := append(s.labels[:len(s.labels):len(s.labels)], strings.ToValidUTF8(clip(name, textLimit), "\uFFFD"))
+	made := stepSeries{f.stepRuns.WithLabelValues(labels...), f.stepQueue.WithLabelValues(labels...), f.stepCompute.WithLabelValues(labels...)}
+	if s.steps == nil {
+		s.steps = map[string]stepSeries{}
+	}
+	s.steps[name] = made
+	return made
 }
 
 // seriesCache bounds the label sets: a tenant beyond its part shares one set under its own name, tenants beyond all
@@ -165,7 +190,9 @@ func (c *seriesCache) sweep(now api.Time) {
 		}
 		names := prometheus.Labels{"tenant": s.labels[0], "endpoint": s.labels[1], "variant": s.labels[2],
 			"model": s.labels[3], "version": s.labels[4]}
-		c.families.requests.DeletePartialMatch(names)
+		for _, v := range []*prometheus.CounterVec{c.families.requests, c.families.stepRuns, c.families.stepQueue, c.families.stepCompute} {
+			v.DeletePartialMatch(names)
+		}
 		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries, c.families.copied,
 			c.families.cacheHits, c.families.cacheMisses} {
 			v.Delete(names)
@@ -185,6 +212,12 @@ func (m *metrics) observe(e *api.Exchange) {
 	s.bytesOut.Add(float64(max(0, e.BytesOut)))
 	if e.Retries > 0 {
 		s.retries.Add(float64(e.Retries))
+	}
+	for i := range e.Steps {
+		step := s.step(m.series.families, e.Steps[i].Name)
+		step.runs.Inc()
+		step.queue.Add(max(0, e.Steps[i].Queue.Seconds()))
+		step.compute.Add(max(0, e.Steps[i].Compute.Seconds()))
 	}
 	f := &m.requests
 	s.some(&s.copied, f.copied, e.Copied)

@@ -91,6 +91,11 @@ func (c *Controller) reserve(ctx context.Context, key api.EndpointKey, p *api.Pr
 	}
 	now := api.TimeOf(c.Now())
 	rev.Number, rev.Created = e.lastRevision+1, now
+	for i := range rev.Variants {
+		if v := &rev.Variants[i]; v.Chain != nil {
+			v.Version = api.VersionNumber(rev.Number) // a chain has no versions but its endpoint's revisions
+		}
+	}
 	rel := api.Release{Tenant: key.Tenant, Endpoint: key.Endpoint, Number: e.lastRelease + 1, Kind: api.ReleaseDeploy,
 		From: e.Traffic.Current, To: rev.Number, Strategy: rev.Strategy, State: api.ReleaseLoading,
 		By: p.Name, Why: why, Started: now, Durable: true}
@@ -147,27 +152,51 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 	if err := checkCache(name, v.Name, v.Serving.Cache); err != nil {
 		return v, err
 	}
-	ref, err := api.ParseRef(s.Model)
+	if s.Chain != nil {
+		err := c.chain(ctx, p, name, &s, &v)
+		return v, err
+	}
+	if s.Model == "" {
+		return v, api.Fail(api.CodeBadRequest, string(name), "variant %q: model or chain: one of them must be given", v.Name)
+	}
+	version, err := c.version(ctx, p, s.Model)
+	if err != nil {
+		return v, err
+	}
+	if err := cacheable(&v, &version); err != nil {
+		return v, err
+	}
+	v.Model, v.Version, v.Digest, v.Format, v.Signature = version.Model, version.Number, version.Digest, version.Format, version.Signature
+	return v, nil
+}
+
+// version finds what a reference names, when it can serve.
+func (c *Controller) version(ctx context.Context, p *api.Principal, text string) (v api.Version, err error) {
+	ref, err := api.ParseRef(text)
 	if err != nil {
 		return v, err
 	}
 	if ref.Tenant != "" && ref.Tenant != p.Tenant {
-		return v, api.Fail(api.CodeModelNotFound, s.Model, "no such model in this tenant")
+		return v, api.Fail(api.CodeModelNotFound, text, "no such model in this tenant")
 	}
-	version, err := c.Catalog.Resolve(ctx, p.Tenant, ref)
-	if err != nil {
+	if v, err = c.Catalog.Resolve(ctx, p.Tenant, ref); err != nil {
 		return v, err
 	}
-	if version.State != api.VersionReady {
-		return v, api.Fail(api.CodeModelRefused, version.Ref().String(), "the version is %s: %s", version.State, version.Reason)
+	if v.State != api.VersionReady {
+		return v, api.Fail(api.CodeModelRefused, v.Ref().String(), "the version is %s: %s", v.State, v.Reason)
 	}
-	if ops := drawing(version.Info.Ops); v.Serving.Cache != nil && len(ops) > 0 {
-		return v, api.Fail(api.CodeModelRefused, version.Ref().String(),
-			"the model draws random numbers (%s): a response cache would give one draw to everybody", strings.Join(ops, ", ")).
-			WithCure("Deploy it without serving.cache.")
-	}
-	v.Model, v.Version, v.Digest, v.Format, v.Signature = version.Model, version.Number, version.Digest, version.Format, version.Signature
 	return v, nil
+}
+
+// cacheable refuses a response cache for what answers otherwise every time.
+func cacheable(v *api.Variant, version *api.Version) error {
+	ops := drawing(version.Info.Ops)
+	if v.Serving.Cache == nil || len(ops) == 0 {
+		return nil
+	}
+	return api.Fail(api.CodeModelRefused, version.Ref().String(),
+		"the model draws random numbers (%s): a response cache would give one draw to everybody", strings.Join(ops, ", ")).
+		WithCure("Deploy it without serving.cache.")
 }
 
 func checkCache(name api.EndpointName, variant api.VariantName, c *api.ResponseCache) error {

@@ -13,21 +13,22 @@ import (
 
 // Call is one decoded inference request. The deadline is the context's; the path shortens it to the variant's limit.
 type Call struct {
-	Principal *api.Principal
-	Endpoint  api.EndpointName
-	Version   string // as written in the URL or message; empty means whatever the endpoint's weights pick
-	Unit      string // Penstock-Unit: keeps a caller on one variant
-	Variant   string // Penstock-Variant: forces one; needs the scope
-	RequestID string // chosen by the gateway, unique
-	Protocol  string // "oip-http" or "oip-grpc", for the exchange
-	Start     time.Time
-	Inputs    []tensor.Tensor // only read; may alias the request's body until Infer returns
-	Outputs   []string        // wanted outputs in order; nil means all
-	Cache     CacheUse        // what the caller allows of the endpoint's response cache
-	Priority  int             // level in the batcher, 1 the highest; 0 is the variant's default
-	TraceID   string          // W3C trace context, when the caller sent one
-	ParentID  string
-	Sampled   bool
+	Principal  *api.Principal
+	Endpoint   api.EndpointName
+	Version    string // as written in the URL or message; empty means whatever the endpoint's weights pick
+	Unit       string // Penstock-Unit: keeps a caller on one variant
+	Variant    string // Penstock-Variant: forces one; needs the scope
+	RequestID  string // chosen by the gateway, unique
+	Protocol   string // "oip-http" or "oip-grpc", for the exchange
+	Start      time.Time
+	Inputs     []tensor.Tensor // only read; may alias the request's body until Infer returns
+	Outputs    []string        // wanted outputs in order; nil means all
+	Cache      CacheUse        // what the caller allows of the endpoint's response cache
+	Priority   int             // level in the batcher, 1 the highest; 0 is the variant's default
+	Parameters []api.Parameter // of the request, for chains that choose by them
+	TraceID    string          // W3C trace context, when the caller sent one
+	ParentID   string
+	Sampled    bool
 }
 
 // Answer is what a call gave. The outputs' memory is the engine's, or the cache's, until Release; nobody writes to it.

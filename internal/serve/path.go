@@ -153,9 +153,9 @@ func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) 
 		x.Worker = r.Worker
 		answer, err := p.send(ctx, c, v, r)
 		if err == nil {
-			v.compute.learn(answer.Compute)
+			v.compute.learn(ownShare(x, answer))
 			x.Queue += answer.Queue
-			x.Compute, x.Executed, x.Wait = answer.Compute, int64(answer.Batch), answer.Wait
+			x.Compute, x.Executed, x.Wait, x.Steps = answer.Compute, int64(answer.Batch), answer.Wait, answer.Steps
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
 		}
 		switch {
@@ -169,6 +169,14 @@ func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) 
 		}
 		to.failed = append(to.failed, r.Replica)
 	}
+}
+
+// ownShare is a request's part of the run that it shared with others.
+func ownShare(x *api.Exchange, answer *engine.Answer) time.Duration {
+	if int64(answer.Batch) <= x.Batch {
+		return answer.Compute
+	}
+	return answer.Compute * time.Duration(max(1, x.Batch)) / time.Duration(answer.Batch)
 }
 
 // about names the endpoint in an engine's error: the engine knows only the instance's name, which says nothing to callers.
@@ -186,8 +194,7 @@ func (p *Path) send(ctx context.Context, c *Call, v *variant, r *replica) (*engi
 	work := v.compute.expect()
 	r.load.enter(work)
 	defer r.load.leave(work)
-	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs,
-		Priority: c.Priority})
+	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: v.inputs(c), Outputs: c.Outputs, Priority: c.Priority})
 }
 
 // gone reports an engine that is known to be dead: a request that was never sent to it costs no retry of a lost one.

@@ -42,7 +42,7 @@ func (p *Path) recall(c *Call, to *target, x *api.Exchange) *Answer {
 		return nil
 	}
 	begin := p.Now()
-	to.asked, to.key = to.variant.cache, cache.KeyOf(c.Inputs, c.Outputs)
+	to.asked, to.key = to.variant.cache, cache.KeyOf(to.variant.inputs(c), c.Outputs)
 	var entry *cache.Entry
 	if c.Cache == CacheUsed {
 		entry = to.asked.Get(to.key)
@@ -225,6 +225,9 @@ func answering(v *variant) api.Variant {
 	a := v.Variant
 	a.Weight = 0
 	a.Serving.Replicas, a.Serving.TimeoutMS, a.Serving.Cache = 0, 0, nil
+	if a.Chain != nil {
+		a.Version = 0 // the revision's number; the digest says what answers
+	}
 	return a
 }
 

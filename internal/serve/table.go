@@ -256,6 +256,14 @@ func (v *variant) balance(failed []api.Replica) *replica {
 	return best
 }
 
+// platform names what runs a format, as Triton names its platforms.
+func platform(format string) string {
+	if format == api.FormatChain {
+		return "penstock_chain"
+	}
+	return "onnxruntime_onnx"
+}
+
 // Describe gives what a caller may know of an endpoint; version is empty or a decimal number.
 func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version string) (View, error) {
 	t := p.table.Load()
@@ -276,7 +284,7 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 			continue
 		}
 		if len(view.Versions) == 0 {
-			view.Signature, view.Platform, view.Ready, view.Cached = v.Signature, "onnxruntime_onnx", true, v.cache != nil
+			view.Signature, view.Platform, view.Ready, view.Cached = v.Signature, platform(v.Format), true, v.cache != nil
 			if v.Batch != nil {
 				view.Batch = *v.Batch
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/engine/chain"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/observe"
 	"github.com/penstock/penstock/internal/registry"
@@ -22,6 +23,27 @@ type artifacts struct{ s *System }
 func (a artifacts) Materialize(ctx context.Context, manifest api.Digest) (string, error) {
 	return a.s.catalog.Materialize(ctx, manifest)
 }
+
+// chains lets rollout ask the engine that will run them.
+type chains struct{}
+
+func (chains) Resolve(spec *api.ChainSpec, version func(string) (api.Version, error), file func(string, string, int64) ([]byte, error)) (*api.Chain, error) {
+	return chain.Resolve(spec, shelf{version, file})
+}
+
+type shelf struct {
+	version func(ref string) (api.Version, error)
+	file    func(ref, path string, limit int64) ([]byte, error)
+}
+
+func (s shelf) Version(ref string) (api.Version, error) { return s.version(ref) }
+
+func (s shelf) File(ref, path string, limit int64) ([]byte, error) { return s.file(ref, path, limit) }
+
+// prober lets rollout try a chain.
+type prober struct{ s *System }
+
+func (p prober) Probe(ctx context.Context, w api.Want) error { return p.s.probe(ctx, w) }
 
 // replicas lets publish ask the fleet.
 type replicas struct{ fleet *fleet.Controller }

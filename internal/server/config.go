@@ -24,6 +24,7 @@ type Config struct {
 	HTTP    string // address of the HTTP listener; default 127.0.0.1:8000
 	GRPC    string // address of the gRPC listener; default 127.0.0.1:8001
 	Metrics string // address of the metrics listener; default 127.0.0.1:8002
+	OCI     string // address of the OCI registry; empty for none
 	Store   string // sqlite:PATH or postgres://…; default penstock.db in the data directory
 	Blobs   string // where blobs lie: a directory or file:PATH; default blobs in the data directory
 
@@ -118,7 +119,11 @@ func (c *Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		fault("--tls-cert and --tls-key go together")
 	}
-	for flag, address := range map[string]string{"--http": c.HTTP, "--grpc": c.GRPC, "--metrics": c.Metrics} {
+	addresses := map[string]string{"--http": c.HTTP, "--grpc": c.GRPC, "--metrics": c.Metrics}
+	if c.OCI != "" {
+		addresses["--oci"] = c.OCI
+	}
+	for flag, address := range addresses {
 		host, _, err := net.SplitHostPort(address)
 		switch {
 		case err != nil:

@@ -19,7 +19,7 @@ import (
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/arena"
 	"github.com/penstock/penstock/internal/blob/files"
-	"github.com/penstock/penstock/internal/engine/batch"
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/engine/process"
 	"github.com/penstock/penstock/internal/fleet"
@@ -30,6 +30,7 @@ import (
 	"github.com/penstock/penstock/internal/provider/local"
 	"github.com/penstock/penstock/internal/publish"
 	"github.com/penstock/penstock/internal/registry"
+	"github.com/penstock/penstock/internal/registry/oci"
 	"github.com/penstock/penstock/internal/rollout"
 	"github.com/penstock/penstock/internal/serve"
 	"github.com/penstock/penstock/internal/store"
@@ -39,7 +40,7 @@ import (
 
 // roles says which services a process of a role runs, in the order of their start. A role is a row, not an if.
 var roles = map[string][]string{
-	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "http"},
+	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "oci", "http"},
 }
 
 func roleNames() []string {
@@ -62,7 +63,7 @@ type System struct {
 	blobs    *files.Store
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
-	inside   *batch.Engine // nil with worker processes
+	inside   engine.Engine // nil with worker processes
 	memory   *arena.Arena  // nil without shared memory
 	places   *local.Provider
 	fleet    *fleet.Controller
@@ -72,6 +73,7 @@ type System struct {
 	path     *serve.Path
 	gateway  *gateway.Server
 	admin    *admin.Server
+	oci      *oci.Server
 	doors    *doors
 
 	closers []func() error // in the order of construction; closed in reverse
@@ -152,8 +154,7 @@ func (s *System) seams(context.Context) (err error) {
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
-		runs := onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
-		s.inside = batch.New(runs, batch.Config{Runs: s.cfg.threads(), Log: s.log})
+		s.inside = runtimeOf(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
@@ -195,11 +196,15 @@ func (s *System) rooms(ctx context.Context) (err error) {
 		return err
 	}
 	s.closing(s.catalog.Close)
+	if err := s.catalog.Shelve(ctx); err != nil {
+		return err
+	}
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
 		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
 	s.recorder.WatchCaches(s.path.CacheBytes)
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
-		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Fleet: s.fleet, Meter: s.recorder}, s.republish)
+		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog,
+		Chains: chains{}, Files: s.catalog, Prober: prober{s}, Fleet: s.fleet, Meter: s.recorder}, s.republish)
 	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
 	return s.rollout.Open(ctx)
 }
@@ -223,6 +228,12 @@ func (s *System) hall(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.oci, err = oci.New(oci.Config{Guard: s.guard, Blobs: s.catalog, Manifests: s.catalog, Listings: s.catalog,
+		StageDir: filepath.Join(s.cfg.Data, "uploads"), Now: time.Now, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.closing(s.oci.Close)
 	s.doors, err = s.open(ctx)
 	return err
 }
@@ -350,6 +361,7 @@ func (s *System) start() (list []running, failed chan error) {
 		"publish":  s.follow,
 		"metrics":  s.doors.serveMetrics,
 		"grpc":     s.doors.serveGRPC,
+		"oci":      s.doors.serveOCI,
 		"http":     s.doors.serveHTTP,
 	}
 	failed = make(chan error, len(services))
@@ -368,10 +380,9 @@ func (s *System) start() (list []running, failed chan error) {
 	return list, failed
 }
 
-// probe loads a pushed version in a throw-away worker.
+// probe loads a pushed version in a throw-away worker. Batches are tried there too: a model that dies of the rows that the
+// trial makes up shall not do so first in a worker that serves others.
 func (s *System) probe(ctx context.Context, want api.Want) error {
-	// What batches bring is tried by the workers that will run them.
-	want.Options.Batching = &api.Batching{Mode: api.BatchOff}
 	_, err := s.fleet.Probe(ctx, want)
 	return err
 }

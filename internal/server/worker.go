@@ -11,7 +11,9 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/batch"
+	"github.com/penstock/penstock/internal/engine/chain"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/worker"
@@ -49,8 +51,13 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	}
 	// Only so many runs are in the runtime as use the processors. Requests wait in the engine, not before it: that is
 	// where they are seen together and form batches.
-	runs := onnxruntime.New(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), Log: log})
-	engine := batch.New(runs, batch.Config{Runs: threads, Log: log})
+	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), Log: log})
 	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log})
 	return errors.Join(err, engine.Close())
+}
+
+// runtimeOf is what runs models, wherever it does: chains of steps, around batches, around ONNX Runtime.
+func runtimeOf(cfg onnxruntime.Config) engine.Engine {
+	batches := batch.New(onnxruntime.New(cfg), batch.Config{Runs: cfg.IntraThreads, Log: cfg.Log})
+	return chain.New(batches, chain.Config{Log: cfg.Log})
 }

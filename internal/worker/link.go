@@ -320,9 +320,9 @@ func (l *link) infer(ctx context.Context, m *hop.Message, quick bool) (reply hop
 	if err != nil {
 		return reply, nil, err
 	}
-	l.host.took(m.Instance, answer.Compute)
+	l.host.took(m.Instance, answer.Compute+answer.Wait) // a leader that waits for a batch reads nobody in who would join it
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
-	reply.Batch, reply.Wait = int64(answer.Batch), answer.Wait
+	reply.Batch, reply.Wait, reply.Steps = int64(answer.Batch), answer.Wait, answer.Steps
 	return reply, answer, nil
 }
 
@@ -349,7 +349,11 @@ func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err
 			return reply, fmt.Errorf("read the options to load with: %w", err)
 		}
 	}
+	for _, member := range m.Load.Members {
+		load.Members = append(load.Members, engine.Member{Digest: api.Digest(member.Digest), Path: member.Path})
+	}
 	loaded, err := l.host.engine.Load(ctx, load)
+	l.host.learn(load.Instance, loaded.Batch != nil && loaded.Batch.MaxSize > 1)
 	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
 	if loaded.Batch != nil {
 		reply.Loaded.Batched, reply.Loaded.Batch = true, *loaded.Batch

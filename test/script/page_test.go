@@ -52,8 +52,8 @@ func runPage(t *testing.T, file string, before []string) {
 	s := startServer(t, binary(t), filepath.Join(work, "penstock-data"), nil)
 	defer s.stop(t)
 	r := reader{t: t, dir: work, env: append(os.Environ(), "PENSTOCK_SERVER=http://"+s.HTTP, "HOME="+work),
-		toReal:  strings.NewReplacer("127.0.0.1:8000", s.HTTP, "127.0.0.1:8001", s.GRPC, "127.0.0.1:8002", s.Metrics),
-		toPrint: strings.NewReplacer(s.HTTP, "127.0.0.1:8000", s.GRPC, "127.0.0.1:8001", s.Metrics, "127.0.0.1:8002")}
+		toReal:  strings.NewReplacer("127.0.0.1:8000", s.HTTP, "127.0.0.1:8001", s.GRPC, "127.0.0.1:8002", s.Metrics, "127.0.0.1:8003", s.OCI),
+		toPrint: strings.NewReplacer(s.HTTP, "127.0.0.1:8000", s.GRPC, "127.0.0.1:8001", s.Metrics, "127.0.0.1:8002", s.OCI, "127.0.0.1:8003")}
 	for _, line := range before {
 		r.shell(line)
 	}

@@ -3,6 +3,7 @@ package batch
 import (
 	"context"
 	"errors"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -63,7 +64,29 @@ func (b *Batcher) Infer(ctx context.Context, req engine.Request) (*engine.Answer
 	b.running++
 	b.within++
 	b.mu.Unlock()
-	return b.alone(ctx, &req)
+	// Requests that were read together with this one are goroutines that have not come here yet. With few threads they
+	// would do so only after this run, each to find the instance idle. A yield lets them come first; it costs nothing when
+	// there are none.
+	runtime.Gosched()
+	b.mu.Lock()
+	if b.queue.count == 0 {
+		b.mu.Unlock()
+		return b.alone(ctx, &req)
+	}
+	b.mu.Unlock()
+	return b.join(ctx, &req)
+}
+
+// join gives the place of a request that has not run yet to a batch, of which the request is one.
+func (b *Batcher) join(ctx context.Context, req *engine.Request) (*engine.Answer, error) {
+	m := b.member(ctx, req)
+	m.prompt = true
+	b.mu.Lock()
+	b.within--
+	b.queue.unshift(m)
+	b.free()
+	b.mu.Unlock()
+	return b.await(m)
 }
 
 // alone runs a request that has a place, and gives the place back.
@@ -72,17 +95,17 @@ func (b *Batcher) alone(ctx context.Context, req *engine.Request) (*engine.Answe
 	return b.engine.inner.Infer(ctx, *req)
 }
 
-// leave gives a place back after a run of n requests.
+// leave gives a place back, with the n requests that still are in it.
 func (b *Batcher) leave(n int) {
 	b.mu.Lock()
-	b.free(n)
+	b.within -= n
+	b.free()
 	b.mu.Unlock()
 }
 
-// free needs mu.
-func (b *Batcher) free(n int) {
+// free needs mu: it gives a place back.
+func (b *Batcher) free() {
 	b.running--
-	b.within -= n
 	if b.queue.count > 0 {
 		b.fill()
 	}
@@ -285,6 +308,9 @@ func (b *Batcher) prune(now time.Time) {
 func (b *Batcher) collect(head *member, now time.Time) (group []*member, oldest time.Time) {
 	group, oldest = append(group, head), head.arrived
 	rows, bytes := head.rows, head.bytes
+	if head.prompt {
+		oldest = time.Time{}
+	}
 	if head.alone || rows >= b.max {
 		return group, time.Time{}
 	}
@@ -357,8 +383,16 @@ func (b *Batcher) run(batch *joined) {
 			b.giveUp(err)
 		}
 	}
+	b.hand(batch, shares, err)
+	runtime.Gosched() // let the answers go out, and what was read meanwhile come in, before the next batch is made
+	b.leave(0)
+}
+
+// hand gives every member of a batch its share, or what it gets instead.
+func (b *Batcher) hand(batch *joined, shares []*engine.Answer, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.within -= len(batch.members)
 	if err != nil && curable(err) {
 		// One bad row must not fail its neighbours: each is run by itself, before what came later.
 		for _, m := range slices.Backward(batch.members) {
@@ -369,7 +403,6 @@ func (b *Batcher) run(batch *joined) {
 		}
 		b.joins-- // the run that failed was nobody's
 		b.failed--
-		b.free(len(batch.members))
 		return
 	}
 	b.joins += int64(len(batch.members) - 1)
@@ -390,7 +423,6 @@ func (b *Batcher) run(batch *joined) {
 			b.settle(m, shares[i], nil)
 		}
 	}
-	b.free(len(batch.members))
 }
 
 // execute copies the inputs together and runs the batch. A panic fails the batch alone.

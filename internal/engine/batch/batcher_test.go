@@ -241,6 +241,7 @@ func TestDelay(t *testing.T) {
 				t.Errorf("the batch was held %v, want the delay", o.took-r.work)
 			}
 		}
+		synctest.Wait()
 		// A full batch is not held, and neither is another shape's, though the first in line is.
 		first = r.ask(t.Context(), row(3))
 		held = r.ask(t.Context(), wide(4, 2))

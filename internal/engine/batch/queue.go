@@ -27,6 +27,7 @@ type member struct {
 	bytes   int64
 	level   int  // index into queue.levels, 0 the highest
 	alone   bool // it cannot be joined
+	prompt  bool // it found the instance idle: its batch is not held for more
 	arrived time.Time
 	expires time.Time // zero: never
 

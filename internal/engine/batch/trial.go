@@ -21,7 +21,9 @@ const (
 	gainAtall  = 1.25 // the least gain in rows per second for which mode auto batches
 	gainMore   = 1.05 // the least by which a larger size must beat a smaller one
 	flatSizes  = 2    // sizes in a row without such a gain after which no larger one is tried
-	repeats    = 3    // timings of one size, the best of which counts
+	repeats    = 3    // timings of one size at least, time allowing; the best counts
+	repeatsMax = 12   // timings of one size at most
+	repeatPart = 20   // part of the time that one size may take for more than repeats
 	onPatience = 10   // times Config.TrialTime that mode on takes, since somebody asked for it
 )
 
@@ -122,7 +124,6 @@ type trial struct {
 	answers [][]tensor.Tensor // [row][output], what each gave alone
 	alone   time.Duration     // the best time of one row
 	tried   []size            // in the order in which they were tried, each twice the one before
-	other   []size            // the sizes between
 	stopped string            // why no larger size was tried
 }
 
@@ -174,8 +175,12 @@ func (t *trial) each() ([][]tensor.Tensor, error) {
 	var all [][]tensor.Tensor
 	t.alone = math.MaxInt64
 	for _, row := range t.rows {
-		for turn := range repeats {
+		first := time.Now()
+		for turn := range repeatsMax {
 			began := time.Now()
+			if turn >= repeats && began.Sub(first) > t.limit/repeatPart/distinct {
+				break
+			}
 			outputs, err := t.run(row)
 			if err != nil {
 				return nil, err
@@ -291,8 +296,12 @@ func (t *trial) rowBytes() (n int64) {
 // together runs n rows as one batch, the made-up ones in turn, and holds the answer against those that they gave alone.
 func (t *trial) together(n int) (size, string) {
 	s := size{rows: n, time: math.MaxInt64, equal: true}
-	for range repeats {
+	first := time.Now()
+	for turn := range repeatsMax {
 		began := time.Now()
+		if turn >= repeats && began.Sub(first) > t.limit/repeatPart {
+			break
+		}
 		outputs, err := t.run(t.stack(n))
 		switch {
 		case t.ctx.Err() != nil:
@@ -370,7 +379,13 @@ func (t *trial) decide(on, exact bool) plan {
 		return apart("no size could be tried")
 	}
 	best := slices.MaxFunc(usable, func(a, b size) int { return cmp.Compare(a.gain, b.gain) })
-	chosen := usable[slices.IndexFunc(usable, func(s size) bool { return s.gain*gainMore >= best.gain })]
+	// Of sizes that are about as good the largest: more callers at once are served as well.
+	chosen := best
+	for _, s := range usable {
+		if s.gain*gainMore >= best.gain && s.rows > chosen.rows {
+			chosen = s
+		}
+	}
 	if t.insisted {
 		chosen = usable[len(usable)-1]
 	}

@@ -155,6 +155,9 @@ func (e *Engine) end(err error) {
 func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, error) {
 	m := hop.Message{Kind: hop.KindLoad, Load: hop.Load{Instance: load.Instance, Format: load.Format, Path: load.Path,
 		Warm: load.Warm, Options: load.Options.Text()}}
+	for _, member := range load.Members {
+		m.Load.Members = append(m.Load.Members, hop.Member{Digest: string(member.Digest), Path: member.Path})
+	}
 	reply, err := e.ask(ctx, &m)
 	if err != nil {
 		return engine.Loaded{}, err
@@ -185,7 +188,7 @@ func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer,
 	}
 	answer := engine.NewAnswer(reply.Tensors, reply.Free())
 	answer.Queue, answer.Compute = reply.Queue, reply.Compute
-	answer.Batch, answer.Wait = int(reply.Batch), reply.Wait
+	answer.Batch, answer.Wait, answer.Steps = int(reply.Batch), reply.Wait, reply.Steps
 	return answer, nil
 }
 

@@ -162,7 +162,7 @@ func (p *protocol) callGRPC(ctx context.Context, s *scratch) (*serve.Answer, wir
 	if err := l.put(call); err != nil {
 		return nil, none, err
 	}
-	call.Priority = request.Priority
+	call.Priority, call.Parameters = request.Priority, request.Parameters
 	if request.Timeout > 0 {
 		limited, cancel := context.WithDeadline(ctx, call.Start.Add(request.Timeout))
 		defer cancel()

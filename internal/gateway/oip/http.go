@@ -197,7 +197,7 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 		return nil, none, err
 	}
 	ctx := r.Context()
-	call.Priority = s.request.Priority
+	call.Priority, call.Parameters = s.request.Priority, s.request.Parameters
 	if s.request.Timeout > 0 {
 		limited, cancel := context.WithDeadline(ctx, start.Add(s.request.Timeout))
 		defer cancel()

@@ -153,6 +153,9 @@ func (g guess) message() *hop.Message {
 		m.PID, m.Shared = g.Int64(), g.IntN(2) == 0
 	case hop.KindLoad:
 		m.Load = hop.Load{Instance: g.text(), Format: g.text(), Path: g.text(), Warm: g.IntN(2) == 0, Options: g.text()}
+		for range g.IntN(3) {
+			m.Load.Members = append(m.Load.Members, hop.Member{Digest: g.text(), Path: g.text()})
+		}
 	case hop.KindLoad.Result():
 		m.Loaded = hop.Loaded{Signature: api.Signature{Inputs: g.specs(), Outputs: g.specs()},
 			LoadTime: time.Duration(g.Int64()), WarmTime: time.Duration(g.Int64())}
@@ -172,6 +175,9 @@ func (g guess) message() *hop.Message {
 	case hop.KindInfer.Result():
 		m.Tensors, m.Queue, m.Compute = g.tensors(), time.Duration(g.Int64()), time.Duration(g.Int64())
 		m.Batch, m.Wait = g.Int64(), time.Duration(g.Int64())
+		for range g.IntN(3) {
+			m.Steps = append(m.Steps, api.StepTime{Name: g.text(), Start: time.Duration(g.Int64()), Queue: time.Duration(g.Int64()), Compute: time.Duration(g.Int64())})
+		}
 	case hop.KindStats.Result():
 		m.Stats = hop.Stats{PID: g.Int64(), Runtime: g.text(), Resident: g.Int64()}
 		for range g.IntN(4) {

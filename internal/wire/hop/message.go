@@ -29,6 +29,7 @@ type Message struct {
 	Compute  time.Duration   // Infer's result
 	Batch    int64           // Infer's result: rows run together
 	Wait     time.Duration   // Infer's result: part of Queue
+	Steps    []api.StepTime  // Infer's result: of a chain
 	Priority int64           // Infer
 	Stats    Stats           // Stats' result
 	Failure  Failure         // Failure
@@ -55,6 +56,13 @@ type Load struct {
 	Path     string
 	Warm     bool
 	Options  string // api.LoadOptions as JSON; empty when all are defaults
+	Members  []Member
+}
+
+// Member is the file of one version that a chain runs.
+type Member struct {
+	Digest string
+	Path   string
 }
 
 // Loaded is what loading found.
@@ -132,6 +140,7 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendText(b, m.Load.Path)
 		b = appendFlag(b, m.Load.Warm)
 		b = appendText(b, m.Load.Options)
+		b = m.Load.appendMembers(b)
 	case KindLoad.Result():
 		b = appendSpecs(b, m.Loaded.Signature.Inputs)
 		b = appendSpecs(b, m.Loaded.Signature.Outputs)
@@ -153,6 +162,7 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendInt(b, int64(m.Compute))
 		b = appendInt(b, m.Batch)
 		b = appendInt(b, int64(m.Wait))
+		b = appendSteps(b, m.Steps)
 		b = m.appendTensors(b)
 	case KindStats.Result():
 		b = m.Stats.append(b)
@@ -178,6 +188,7 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 		if len(m.Load.Options) > api.LoadOptionsMax {
 			c.fail(ErrOversize, "options of %d bytes, limit %d", len(m.Load.Options), api.LoadOptionsMax)
 		}
+		m.Load.readMembers(c)
 	case KindLoad.Result():
 		m.Loaded.Signature = api.Signature{Inputs: c.specs(), Outputs: c.specs()}
 		m.Loaded.LoadTime, m.Loaded.WarmTime = time.Duration(c.int()), time.Duration(c.int())
@@ -195,6 +206,7 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 	case KindInfer.Result():
 		m.Queue, m.Compute = time.Duration(c.int()), time.Duration(c.int())
 		m.Batch, m.Wait = c.int(), time.Duration(c.int())
+		m.Steps = c.steps()
 		sizes = m.readTensors(c, sizes)
 	case KindStats.Result():
 		m.Stats.read(c)
@@ -203,6 +215,50 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 			RetryAfter: time.Duration(c.int())}
 	}
 	return sizes
+}
+
+func (l *Load) appendMembers(b []byte) []byte {
+	b = appendCount(b, len(l.Members))
+	for _, m := range l.Members {
+		b = appendText(appendText(b, m.Digest), m.Path)
+	}
+	return b
+}
+
+func (l *Load) readMembers(c *cursor) {
+	n := c.count(2 * 4)
+	if n == 0 {
+		return
+	}
+	l.Members = make([]Member, n)
+	for i := range l.Members {
+		l.Members[i] = Member{Digest: c.text(), Path: c.text()}
+	}
+}
+
+func appendSteps(b []byte, steps []api.StepTime) []byte {
+	b = appendCount(b, len(steps))
+	for i := range steps {
+		s := &steps[i]
+		b = appendText(b, s.Name)
+		b = appendInt(b, int64(s.Start))
+		b = appendInt(b, int64(s.Queue))
+		b = appendInt(b, int64(s.Compute))
+	}
+	return b
+}
+
+// steps are handed on beyond the message's life, so they are made anew.
+func (c *cursor) steps() []api.StepTime {
+	n := c.count(4 + 3*8)
+	if n == 0 {
+		return nil
+	}
+	steps := make([]api.StepTime, n)
+	for i := range steps {
+		steps[i] = api.StepTime{Name: c.name(), Start: time.Duration(c.int()), Queue: time.Duration(c.int()), Compute: time.Duration(c.int())}
+	}
+	return steps
 }
 
 func (l *Loaded) appendBatch(b []byte) []byte {

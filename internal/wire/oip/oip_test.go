@@ -203,13 +203,13 @@ func TestAcceptedJSON(t *testing.T) {
 }
 
 func TestRequestFields(t *testing.T) {
-	body := `{"id":"7","parameters":{"timeout":1500,"binary_data_output":true},"outputs":[{"name":"a","parameters":{"binary_data":false}},{"name":"b"}],` + one("[1]", "INT8", "[1]")[1:]
+	body := `{"id":"7","parameters":{"timeout":1500,"priority":3,"binary_data_output":true},"outputs":[{"name":"a","parameters":{"binary_data":false}},{"name":"b"}],` + one("[1]", "INT8", "[1]")[1:]
 	var r oip.Request
 	for range 2 { // the second time over the first's leftovers
 		if err := r.DecodeHTTP([]byte(body), -1); err != nil {
 			t.Fatal(err)
 		}
-		if r.ID != "7" || r.Timeout != 1500*time.Microsecond || !r.BinaryOutput || len(r.Outputs) != 2 || r.Outputs[0].Binary || !r.Outputs[1].Binary ||
+		if r.ID != "7" || r.Timeout != 1500*time.Microsecond || r.Priority != 3 || !r.BinaryOutput || len(r.Outputs) != 2 || r.Outputs[0].Binary || !r.Outputs[1].Binary ||
 			strings.Join(r.Wanted(), ",") != "a,b" {
 			t.Errorf("request %+v", r)
 		}
@@ -217,7 +217,7 @@ func TestRequestFields(t *testing.T) {
 	if err := r.DecodeHTTP([]byte(one("[1]", "INT8", "[1]")), -1); err != nil {
 		t.Fatal(err)
 	}
-	if r.ID != "" || r.Timeout != 0 || r.BinaryOutput || r.Wanted() != nil {
+	if r.ID != "" || r.Timeout != 0 || r.Priority != 0 || r.BinaryOutput || r.Wanted() != nil {
 		t.Errorf("leftovers in %+v", r)
 	}
 }

@@ -17,6 +17,7 @@ const (
 	MaxTensors    = 256  // inputs of a request, and outputs asked for
 	MaxParameters = 64   // parameters of a request, an input or an output
 	MaxClasses    = 1000 // classes that classification may be asked for
+	MaxText       = 1024 // bytes of a parameter's value that is handed on; a longer one is left alone
 	MaxName       = 1024 // bytes of a name, an id or a parameter's name
 	maxNumber     = 1024 // characters of one JSON number
 	keepBlock     = 4 << 20
@@ -34,6 +35,8 @@ type Request struct {
 	Outputs []Output // empty: all
 
 	Priority int // parameter "priority", 1 the highest, 0 when not given
+
+	Parameters []api.Parameter // those of the request that the server has no meaning for; an endpoint's chain may
 
 	Columns bool // V1 only: the request was in columns, and so is the answer
 
@@ -81,6 +84,8 @@ func (r *Request) Reset() {
 	clear(r.made)
 	r.ID, r.Timeout, r.Priority, r.BinaryOutput, r.Columns = "", 0, 0, false, false
 	r.made = r.made[:0]
+	clear(r.Parameters)
+	r.Parameters = r.Parameters[:0]
 	r.Inputs, r.Outputs, r.block = r.Inputs[:0], r.Outputs[:0], block
 }
 
@@ -207,6 +212,13 @@ func (r *Request) numberedParameter(key string, n uint64) (err error) {
 		}
 	}
 	return nil
+}
+
+// keep hands a parameter on.
+func (r *Request) keep(key []byte, value string) {
+	if len(value) <= MaxText && len(r.Parameters) < MaxParameters {
+		r.Parameters = append(r.Parameters, api.Parameter{Name: string(key), Value: value})
+	}
 }
 
 // isNumbered reports whether a parameter is one of numberedParameter's.

@@ -35,6 +35,10 @@ func main() {
 		if err = json.Unmarshal([]byte(os.Args[2]), &cfg); err == nil {
 			err = runPeer(ctx, cfg, os.Stdout)
 		}
+	case len(os.Args) == 3 && os.Args[1] == "sink":
+		err = runSink(ctx, os.Stdout)
+	case len(os.Args) >= 2 && os.Args[1] == "stage":
+		err = runStage(ctx, os.Args[2:], os.Stdout)
 	default:
 		err = bench(ctx, os.Args[1:], os.Stdout)
 	}
@@ -116,6 +120,8 @@ func bench(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	r.Machine.LoadAfter = loadAverage()
 	r.print(out)
+	r.Floors = coreFloors(r)
+	printFloors(out, r.Floors)
 	if o.json == "" {
 		return nil
 	}
