@@ -26,7 +26,7 @@ var lasting = func() map[string]fault {
 	full := fault{"it is full or over its quota", "Free space in the blob store, or raise its quota."}
 	return map[string]fault{
 		"NoSuchBucket": bucket, "ContainerNotFound": bucket, "InvalidBucketName": bucket,
-		"InvalidAccessKeyId": credentials, "SignatureDoesNotMatch": credentials, "InvalidToken": credentials, "UnrecognizedClientException": credentials,
+		"InvalidAccessKeyId": credentials, "SignatureDoesNotMatch": credentials, "InvalidToken": credentials, "UnrecognizedClientException": credentials, "XAdminUserNotFound": credentials,
 		"InvalidSecurity": credentials, "AuthFailure": credentials, "AuthenticationFailed": credentials,
 		"ExpiredToken": expired, "ExpiredTokenException": expired, "TokenRefreshRequired": expired,
 		"AccessDenied": denied, "Forbidden": denied, "AllAccessDisabled": denied, "AccountProblem": denied, "MethodNotAllowed": denied,
@@ -42,6 +42,10 @@ func (s *Store) fail(act string, digest api.Digest, err error) error {
 	if ours := (*api.Error)(nil); errors.As(err, &ours) || err == nil {
 		return err
 	}
+	absent := gcerrors.Code(err) == gcerrors.NotFound
+	if operation := (*smithy.OperationError)(nil); errors.As(err, &operation) {
+		err = operation // without the frames that gocloud.dev adds for its own debugging
+	}
 	if errors.Is(err, context.Canceled) {
 		return api.Fail(api.CodeCanceled, string(digest), "the call was broken off").Because(err)
 	}
@@ -52,27 +56,37 @@ func (s *Store) fail(act string, digest api.Digest, err error) error {
 	if found {
 		return api.Fail(api.CodeStorage, string(digest), "the blob store cannot %s: %s", act, known.why).WithCure("%s", known.cure).Because(err)
 	}
-	if digest != "" && gcerrors.Code(err) == gcerrors.NotFound {
+	if digest != "" && absent {
 		return api.Fail(api.CodeBlobNotFound, string(digest), "no such blob").Because(err)
 	}
 	return api.Fail(api.CodeUnavailable, string(digest), "the blob store is away or overloaded: it could not %s after %d tries", act, s.cfg.Attempts).
 		WithCure("Try again later; the server's log has the store's own words.").Because(err)
 }
 
+// passing are refusals that are none: what was asked for was disturbed, or is no longer there.
+var passing = map[string]bool{"NoSuchKey": true, "NotFound": true, "NoSuchUpload": true, "RequestTimeout": true, "IncompleteBody": true,
+	"BadDigest": true, "OperationAborted": true, "ConditionalRequestConflict": true, "RequestCanceled": true, "BlobNotFound": true}
+
 func meaning(err error) (fault, bool) {
+	code := ""
 	if named := smithy.APIError(nil); errors.As(err, &named) {
-		if known, found := lasting[named.ErrorCode()]; found {
+		code = named.ErrorCode()
+		if known, found := lasting[code]; found {
 			return known, true
 		}
 	}
 	if answer := (*awshttp.ResponseError)(nil); errors.As(err, &answer) {
-		switch answer.HTTPStatusCode() {
-		case http.StatusUnauthorized, http.StatusForbidden: // HEAD has no body that could name a reason
+		switch status := answer.HTTPStatusCode(); {
+		case passing[code] || status == http.StatusRequestTimeout || status == http.StatusConflict || status == http.StatusTooManyRequests:
+			return fault{}, false
+		case status == http.StatusUnauthorized || status == http.StatusForbidden: // HEAD has no body that could name a reason
 			return lasting["AccessDenied"], true
-		case http.StatusMovedPermanently:
+		case status == http.StatusMovedPermanently:
 			return lasting["PermanentRedirect"], true
-		case http.StatusInsufficientStorage:
+		case status == http.StatusInsufficientStorage:
 			return lasting["InsufficientStorage"], true
+		case status >= 400 && status < 500:
+			return fault{"it refuses the request", "Look into the server's log for the store's own words, and at the URL in --blobs."}, true
 		}
 		return fault{}, false
 	}

@@ -39,9 +39,6 @@ func Check(text string) error {
 	return err
 }
 
-// Known reports whether a URL's scheme is one of an object store.
-func Known(scheme string) bool { return options[scheme] != nil }
-
 // parse never repeats the URL in an error: what a person mistook for a place of a password must not reach a log.
 func parse(text string) (place, error) {
 	u, err := url.Parse(text)

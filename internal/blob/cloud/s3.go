@@ -125,7 +125,8 @@ func (p *s3Parts) begin(ctx context.Context, key string) (*upload, error) {
 		return nil, errors.New("the store began an upload without a name")
 	}
 	up := &upload{s3Parts: p, key: key, id: *out.UploadId, algorithm: in.ChecksumAlgorithm, tokens: make(chan struct{}, partsAtOnce)}
-	up.ctx, up.cancel = context.WithCancelCause(ctx)
+	up.ctx, up.fail = context.WithCancelCause(ctx)
+	up.sending, up.drop = context.WithCancel(context.WithoutCancel(ctx))
 	return up, nil
 }
 
@@ -135,8 +136,10 @@ type upload struct {
 
 	key, id   string
 	algorithm types.ChecksumAlgorithm
-	ctx       context.Context // of the one Put that it lives in; ended with the first fault
-	cancel    context.CancelCauseFunc
+	ctx       context.Context // of the one Put that it lives in; ended by the first fault
+	fail      context.CancelCauseFunc
+	sending   context.Context // of the parts on their way, which outlive ctx: see abort
+	drop      context.CancelFunc
 	tokens    chan struct{} // one per part on its way
 	under     sync.WaitGroup
 
@@ -159,10 +162,10 @@ func (u *upload) add(body io.ReadSeeker, size int64, back func()) bool {
 	u.under.Go(func() {
 		defer func() { <-u.tokens }()
 		defer back()
-		out, err := u.client.UploadPart(u.ctx, &s3.UploadPartInput{Bucket: &u.bucket, Key: &u.key, UploadId: &u.id,
+		out, err := u.client.UploadPart(u.sending, &s3.UploadPartInput{Bucket: &u.bucket, Key: &u.key, UploadId: &u.id,
 			PartNumber: &number, Body: body, ContentLength: &size, ChecksumAlgorithm: u.algorithm})
 		if err != nil {
-			u.cancel(err)
+			u.fail(err)
 			return
 		}
 		u.mu.Lock()
@@ -186,14 +189,19 @@ func (u *upload) finish() error {
 		u.abort()
 		return err
 	}
-	u.cancel(nil)
+	u.fail(nil)
+	u.drop()
 	return nil
 }
 
-// abort removes the parts, also after the sender has gone away. What it cannot remove now a later Open does.
+// abort removes the parts, also after the sender has gone away. It waits for those on their way: a part that arrives after
+// its upload was aborted would stay. What cannot be removed now is removed by a later Open.
 func (u *upload) abort() {
-	u.cancel(context.Canceled)
+	u.fail(context.Canceled)
+	patience := time.AfterFunc(abortTime, u.drop)
+	defer patience.Stop()
 	u.under.Wait()
+	u.drop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), abortTime)
 	defer cancel()
 	_, _ = u.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &u.bucket, Key: &u.key, UploadId: &u.id})

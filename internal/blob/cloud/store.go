@@ -138,7 +138,7 @@ func (s *Store) look(ctx context.Context) error {
 	}
 	err = s.fail("be opened", "", err)
 	if !api.Is(err, api.CodeStorage) {
-		s.cfg.Log.Warn("the blob store is away; what is cached is served", "error", err)
+		s.cfg.Log.Warn("the blob store is away; what is cached is served", "error", err, "cause", errors.Unwrap(err))
 		return nil
 	}
 	return fmt.Errorf("open the blob store: %w", err)
