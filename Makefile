@@ -39,8 +39,9 @@ fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
 	scripts/fuzz.sh
 
 .PHONY: conformance
-conformance: $(ONNXRUNTIME_LIB) system-packages ## Run the ONNX project's own cases through every protocol; prints the counts
+conformance: $(ONNXRUNTIME_LIB) system-packages ## Run the ONNX project's own cases through every protocol, and the OCI project's against the registry; prints the counts
 	go test -count=1 -v -run TestEveryCase ./test/conformance
+	go test -count=1 -v ./test/conformance/oci
 
 .PHONY: interop
 interop: system-packages build ## Run clients that we did not write, and some in other languages, against a server

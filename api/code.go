@@ -29,7 +29,9 @@ const (
 	CodeEndpointNotFound  Code = "endpoint_not_found"
 	CodeRevisionNotFound  Code = "revision_not_found"
 	CodeBlobNotFound      Code = "blob_not_found"
+	CodeManifestNotFound  Code = "manifest_not_found"
 	CodeExists            Code = "already_exists"
+	CodeInUse             Code = "in_use"
 	CodeBusy              Code = "release_in_progress"
 	CodeStale             Code = "stale"
 	CodeDigestMismatch    Code = "digest_mismatch"
@@ -73,6 +75,8 @@ var Catalogue = []CodeInfo{
 	{CodeEndpointNotFound, NotFound, "No such endpoint in this tenant.", "List endpoints with `penstock endpoints`."},
 	{CodeRevisionNotFound, NotFound, "The endpoint has no such revision.", "List them with `penstock rollout status ENDPOINT`."},
 	{CodeBlobNotFound, NotFound, "A named blob was never uploaded here.", "Upload it first, or push again: `penstock push` uploads what is missing."},
+	{CodeManifestNotFound, NotFound, "The repository has no such manifest or tag.", "List its tags with GET /v2/NAME/tags/list."},
+	{CodeInUse, Conflict, "Something else needs it.", "Delete what needs it first; the message names it."},
 	{CodeExists, Conflict, "It exists already.", "Choose another name, or change the one that exists."},
 	{CodeBusy, Conflict, "Another release of this endpoint is under way.", "Wait for it (`penstock rollout status ENDPOINT`) or abort it."},
 	{CodeStale, Stale, "It changed since it was read.", "Read it again and repeat the change with the new ETag."},

@@ -18,10 +18,12 @@ type EndpointSpec struct {
 	Sticky   bool          `json:"sticky,omitempty" doc:"Keep each Penstock-Unit on one variant while weights stand; on by default with several variants."`
 }
 
-// VariantSpec is one arm, as the user wrote it. Model is a reference: "fraud@3", "fraud:champion".
+// VariantSpec is one arm, as the user wrote it. Model is a reference: "fraud@3", "fraud:champion". It stands alone, or a
+// chain stands in its place.
 type VariantSpec struct {
 	Name    VariantName `json:"name,omitempty" doc:"Arm's name; 'main' when there is one."`
-	Model   string      `json:"model" doc:"Reference of the version."`
+	Model   string      `json:"model,omitempty" doc:"Reference of the version; or give a chain."`
+	Chain   *ChainSpec  `json:"chain,omitempty" doc:"Graph of steps in the place of one model."`
 	Weight  int64       `json:"weight,omitempty" doc:"Share relative to the others. When no variant names one, all weigh 1; beside others that do, a variant without one takes no traffic." minimum:"0" maximum:"1000000"`
 	Serving Serving     `json:"serving,omitzero" doc:"Serving settings."`
 }
@@ -39,8 +41,17 @@ func (s *EndpointSpec) Weight(i int) int64 {
 
 // Serving holds the settings of a variant. Zero means the server's default.
 type Serving struct {
-	Replicas  int   `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
-	TimeoutMS int64 `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Replicas  int            `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
+	TimeoutMS int64          `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Batching  *Batching      `json:"batching,omitempty" doc:"How requests are run together; auto when left out."`
+	Cache     *ResponseCache `json:"cache,omitempty" doc:"Keep answers and give them again to identical requests; absent keeps none."`
+}
+
+// ResponseCache asks for answers to be kept. It is for models that answer the same to the same; those that draw random
+// numbers are refused with it.
+type ResponseCache struct {
+	Bytes int64 `json:"bytes" doc:"Most memory for kept answers, in bytes. An answer over a quarter of it is not kept." minimum:"65536" maximum:"1099511627776"`
+	TTLMS int64 `json:"ttl_ms,omitempty" doc:"How long an answer may be given again, in milliseconds; 0 as long as there is room." minimum:"0" maximum:"31536000000"`
 }
 
 // Strategy is how a release is carried out.
@@ -75,6 +86,22 @@ type Variant struct {
 	Weight    int64         `json:"weight" doc:"Share relative to the others."`
 	Serving   Serving       `json:"serving,omitzero" doc:"Serving settings."`
 	Signature Signature     `json:"signature" doc:"Inputs and outputs."`
+	Chain     *Chain        `json:"chain,omitempty" doc:"The steps, when it is a chain; model is then empty, version is the revision's number and digest that of the chain."`
+}
+
+// Subject names what the variant runs, for people: "fraud@3", or "chain(fraud@3, names@1)".
+func (v *Variant) Subject() string {
+	if v.Chain != nil {
+		return v.Chain.title()
+	}
+	return Ref{Model: v.Model, Version: v.Version}.String()
+}
+
+// LoadOptions is how the variant's instances are held.
+func (v *Variant) LoadOptions() LoadOptions {
+	o := v.Serving.LoadOptions()
+	o.Chain = v.Chain
+	return o
 }
 
 // Traffic is what serves on an endpoint. Previous is the revision that a plain rollback goes to, 0 when there is none.
@@ -103,6 +130,7 @@ type VariantStatus struct {
 	Weight   int64       `json:"weight" doc:"Share relative to the others."`
 	Replicas int         `json:"replicas" doc:"Loaded replicas."`
 	Wanted   int         `json:"wanted" doc:"Replicas that should be loaded."`
+	Batch    *BatchPlan  `json:"batch,omitempty" doc:"What loading made of the batching settings."`
 }
 
 // ReleaseState is where a release stands.

@@ -23,6 +23,13 @@ type Exchange struct {
 	BytesIn   int64          `json:"bytes_in" doc:"Tensor bytes received."`
 	BytesOut  int64          `json:"bytes_out" doc:"Tensor bytes answered."`
 	Batch     int64          `json:"batch" doc:"First dimension of the first input, 1 when it has none."`
+	Executed  int64          `json:"executed,omitempty" doc:"Rows of the batch in which it was run, its own included; 0 when it was run alone."`
+	Wait      time.Duration  `json:"wait_ns,omitempty" doc:"Waiting for a batch to form, part of the queue time, nanoseconds."`
+	Priority  int            `json:"priority,omitempty" doc:"Priority that the caller asked for, 1 the highest."`
+	Steps     []StepTime     `json:"steps,omitempty" doc:"Where a chain's time went, step by step."`
+	Cached    bool           `json:"cached,omitempty" doc:"Whether it was answered without a run of its own: from the response cache, or with the answer of an identical request."`
+	Lookup    time.Duration  `json:"lookup_ns,omitempty" doc:"Asking the response cache and keeping the answer in it, nanoseconds; absent when it was not asked."`
+	Copied    int64          `json:"copied,omitempty" doc:"Tensor bytes copied inside the server on the way."`
 	Retries   int            `json:"retries,omitempty" doc:"Times it was sent again."`
 	Code      Code           `json:"code,omitempty" doc:"Error code; absent on success."`
 	Error     string         `json:"error,omitempty" doc:"Message of the error."`

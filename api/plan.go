@@ -27,6 +27,7 @@ type PlanEndpoint struct {
 type PlanVariant struct {
 	Variant
 	Replicas []Replica
+	Batch    *BatchPlan // what loading made of Serving.Batching; nil while nothing is known
 }
 
 // Replica is one loaded instance of a variant: Instance names it inside the worker.
@@ -43,13 +44,15 @@ type Want struct {
 	Digest   Digest // of the manifest
 	Format   string
 	Replicas int // 0: one per worker
+	Options  LoadOptions
 }
 
 // InstanceState is what the fleet has made of a want.
 type InstanceState struct {
-	Replicas []Replica // loaded, warm and answering
-	Wanted   int       // replicas wanted, after defaults
-	Err      *Error    // why it cannot be loaded; final until the want is withdrawn
+	Replicas []Replica  // loaded, warm and answering
+	Wanted   int        // replicas wanted, after defaults
+	Batch    *BatchPlan // what the last load made of the want's Batching; nil while nothing is known
+	Err      *Error     // why it cannot be loaded; final until the want is withdrawn
 }
 
 // Worker is one process of the fleet, for people.
@@ -62,4 +65,6 @@ type Worker struct {
 	Restarts  int64    `json:"restarts" doc:"Times it was started again."`
 	Instances []string `json:"instances" doc:"What it holds."`
 	Started   Time     `json:"started" doc:"When the present process began."`
+
+	Processors []int `json:"processors,omitempty" doc:"Processors that it alone runs on; missing: it shares all of them."`
 }

@@ -36,6 +36,8 @@ type ModelStatistics struct {
 	Failed    Spent  // requests that reached the version and failed
 	Queue     Spent
 	Compute   Spent
+	CacheHit  Spent             // answered without a run: looking up
+	CacheMiss Spent             // run although the response cache was asked: looking up, and keeping
 	Batches   []BatchStatistics // by size, smallest first
 }
 

@@ -102,6 +102,16 @@ func (c *Client) Workers(ctx context.Context) ([]api.Worker, error) {
 	return out.Items, err
 }
 
+// Statistics tells what the tenant's endpoints did in the last window, 2 s to 1 min and 10 s when it is 0, and for admins of
+// tenant default what the workers have in hand.
+func (c *Client) Statistics(ctx context.Context, window time.Duration) (api.Statistics, error) {
+	query := make(url.Values)
+	if window > 0 {
+		query.Set("window", window.String())
+	}
+	return ask[api.Statistics](ctx, c, query, "statistics")
+}
+
 // Tenants lists tenants.
 func (c *Client) Tenants(ctx context.Context) ([]api.Tenant, error) {
 	var out api.List[api.Tenant]

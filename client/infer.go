@@ -1,10 +1,15 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/penstock/penstock/api"
 )
@@ -58,14 +63,34 @@ type InferOptions struct {
 
 // Infer calls an endpoint. It is never repeated by itself.
 func (c *Client) Infer(ctx context.Context, e api.EndpointName, in InferRequest, options InferOptions) (out InferResponse, err error) {
+	return out, c.call(ctx, exchange{method: http.MethodPost, path: inferPath(e) + "/infer", json: in, header: options.header()}, &out)
+}
+
+func (o InferOptions) header() http.Header {
 	header := make(http.Header)
-	if options.Unit != "" {
-		header.Set("Penstock-Unit", options.Unit)
+	if o.Unit != "" {
+		header.Set("Penstock-Unit", o.Unit)
 	}
-	if options.Variant != "" {
-		header.Set("Penstock-Variant", options.Variant)
+	if o.Variant != "" {
+		header.Set("Penstock-Variant", o.Variant)
 	}
-	return out, c.call(ctx, exchange{method: http.MethodPost, path: inferPath(e) + "/infer", json: in, header: header}, &out)
+	return header
+}
+
+// InferFile calls an endpoint that has one input of bytes with the content of a file, as it is.
+func (c *Client) InferFile(ctx context.Context, e api.EndpointName, input string, content []byte, options InferOptions) (out InferResponse, err error) {
+	head, err := json.Marshal(map[string]any{"inputs": []any{map[string]any{"name": input, "datatype": "BYTES", "shape": []int64{1},
+		"parameters": map[string]any{"binary_data_size": 4 + len(content)}}}})
+	if err != nil {
+		return out, fmt.Errorf("write the request: %w", err)
+	}
+	header := options.header()
+	header.Set("Inference-Header-Content-Length", strconv.Itoa(len(head)))
+	header.Set("Content-Type", "application/octet-stream")
+	body := binary.LittleEndian.AppendUint32(head, uint32(len(content)))
+	body = append(body, content...)
+	return out, c.call(ctx, exchange{method: http.MethodPost, path: inferPath(e) + "/infer", header: header, length: int64(len(body)),
+		stream: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }}, &out)
 }
 
 // Metadata shows what an endpoint takes and gives.

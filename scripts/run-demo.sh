@@ -4,10 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${PENSTOCK_DATA:-penstock-data}
-http=${PENSTOCK_HTTP:-127.0.0.1:8000} grpc=${PENSTOCK_GRPC:-127.0.0.1:8001} metrics=${PENSTOCK_METRICS:-127.0.0.1:8002}
+http=${PENSTOCK_HTTP:-127.0.0.1:8000} grpc=${PENSTOCK_GRPC:-127.0.0.1:8001} metrics=${PENSTOCK_METRICS:-127.0.0.1:8002} oci=${PENSTOCK_OCI:-127.0.0.1:8003}
 ready=$(mktemp -u)
 mkfifo "$ready"
-bin/penstock serve --dev --log-level warn --data "$data" --http "$http" --grpc "$grpc" --metrics "$metrics" --print-addresses >"$ready" &
+bin/penstock serve --dev --log-level warn --data "$data" --http "$http" --grpc "$grpc" --metrics "$metrics" --oci "$oci" --print-addresses >"$ready" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -f "$ready"' EXIT
 trap 'exit 0' INT TERM

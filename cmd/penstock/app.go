@@ -59,7 +59,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the serve
 	a.flags.add(root)
 	for _, group := range [][]*cobra.Command{a.serveCommands(), a.modelCommands(), a.pushCommands(), a.aliasCommands(), a.deployCommands(),
 		a.predictCommands(), a.rolloutCommands(), a.endpointCommands(), a.applyCommands(), a.tenantCommands(), a.keyCommands(),
-		a.logCommands(), a.eventCommands(), a.backupCommands(), a.versionCommands()} {
+		a.benchCommands(), a.logCommands(), a.topCommands(), a.eventCommands(), a.backupCommands(), a.versionCommands()} {
 		root.AddCommand(group...)
 	}
 	return root

@@ -50,9 +50,18 @@ type settings struct {
 // is not sent to a server that it was not meant for: the config file's goes to the config file's server, and the local
 // one to this machine.
 func (a *app) connect() (*client.Client, error) {
-	file, err := a.readSettings()
+	cfg, err := a.connection()
 	if err != nil {
 		return nil, err
+	}
+	c, err := client.New(cfg)
+	return c, usage(err)
+}
+
+func (a *app) connection() (cfg client.Config, err error) {
+	file, err := a.readSettings()
+	if err != nil {
+		return cfg, err
 	}
 	named := first(a.flags.server, a.env("PENSTOCK_SERVER"))
 	server := first(named, file.Server, a.localServer(), serverDefault)
@@ -62,12 +71,11 @@ func (a *app) connect() (*client.Client, error) {
 	}
 	if key == "" && onThisMachine(server) {
 		if key, err = a.localKey(); err != nil {
-			return nil, err
+			return cfg, err
 		}
 	}
 	tenant := first(a.flags.tenant, a.env("PENSTOCK_TENANT"), file.Tenant)
-	c, err := client.New(client.Config{Server: server, Key: key, Tenant: api.TenantID(tenant), Agent: "penstock-cli/" + version()})
-	return c, usage(err)
+	return client.Config{Server: server, Key: key, Tenant: api.TenantID(tenant), Agent: "penstock-cli/" + version()}, nil
 }
 
 func (a *app) readSettings() (settings, error) {
@@ -101,24 +109,32 @@ func (a *app) dataDirectory() string { return first(a.flags.data, a.env("PENSTOC
 // localServer is the address that a server of this data directory wrote when it started. One that listens everywhere is
 // asked on loopback, where the local key may go.
 func (a *app) localServer() string {
-	text, err := readBounded(filepath.Join(a.dataDirectory(), "run", "server.json"))
-	if err != nil {
-		return ""
-	}
-	var told struct {
-		HTTP string `json:"http"`
-		TLS  bool   `json:"tls"`
-	}
-	if json.Unmarshal(text, &told) != nil {
-		return ""
-	}
-	if host, port, err := net.SplitHostPort(told.HTTP); err == nil && net.ParseIP(host).IsUnspecified() {
-		told.HTTP = net.JoinHostPort("127.0.0.1", port)
-	}
+	told := a.localAddresses()
 	if told.TLS {
 		return "https://" + told.HTTP
 	}
 	return told.HTTP
+}
+
+// addresses are what a server wrote when it started; empty where nothing is known.
+type addresses struct {
+	HTTP string `json:"http"`
+	GRPC string `json:"grpc"`
+	TLS  bool   `json:"tls"`
+}
+
+func (a *app) localAddresses() addresses {
+	var told addresses
+	text, err := readBounded(filepath.Join(a.dataDirectory(), "run", "server.json"))
+	if err != nil || json.Unmarshal(text, &told) != nil {
+		return addresses{}
+	}
+	for _, address := range []*string{&told.HTTP, &told.GRPC} {
+		if host, port, err := net.SplitHostPort(*address); err == nil && net.ParseIP(host).IsUnspecified() {
+			*address = net.JoinHostPort("127.0.0.1", port)
+		}
+	}
+	return told
 }
 
 // localKey reads the key that the server made at its first start; a missing one is no error, since --dev needs none.
@@ -149,15 +165,17 @@ func onThisMachine(server string) bool {
 }
 
 // readBounded reads a small file whole.
-func readBounded(path string) ([]byte, error) {
+func readBounded(path string) ([]byte, error) { return readUpTo(path, settingsMax) }
+
+func readUpTo(path string, limit int64) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, settingsMax+1))
-	if err == nil && len(text) > settingsMax {
-		return nil, fmt.Errorf("%s is over %d bytes", path, settingsMax)
+	text, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		return nil, fmt.Errorf("%s is over %d bytes", path, limit)
 	}
 	return text, err
 }

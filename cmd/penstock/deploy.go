@@ -23,6 +23,11 @@ type deployFlags struct {
 	variants                []string
 	replicas                int
 	sticky                  bool
+	batching                string
+	batchSize               int
+	batchDelay              time.Duration
+	cache                   string
+	cacheTTL                time.Duration
 	wait                    waitFlags
 }
 
@@ -66,6 +71,11 @@ settings. Several REFs, or --variant, share the traffic by weight.`,
 	f.StringVar(&flags.strategy, "strategy", "", "blue-green (default) or direct")
 	f.StringArrayVar(&flags.variants, "variant", nil, "arm NAME=REF or NAME=REF:WEIGHT (weight 1 when left out); may be repeated")
 	f.IntVar(&flags.replicas, "replicas", 0, "loaded instances of each variant; 0 is one per worker")
+	f.StringVar(&flags.batching, "batching", "", "run requests together: auto (default), on or off")
+	f.IntVar(&flags.batchSize, "batch-size", 0, "most rows of one batch; chosen at load when left out")
+	f.DurationVar(&flags.batchDelay, "batch-delay", 0, "longest wait for more rows under load")
+	f.StringVar(&flags.cache, "cache", "", "memory for answers that identical requests get again, such as 64MiB; 0 keeps none")
+	f.DurationVar(&flags.cacheTTL, "cache-ttl", 0, "how long a kept answer may be given again; 0 as long as there is room")
 	f.BoolVar(&flags.sticky, "sticky", false, "keep each Penstock-Unit on one variant")
 	f.StringVar(&flags.why, "why", "", "reason, kept in the release")
 	flags.wait.add(cmd)
@@ -81,9 +91,14 @@ func (a *app) deploy(ctx context.Context, cmd *cobra.Command, c *client.Client, 
 	switch present, err := c.Endpoint(ctx, endpoint); {
 	case err == nil:
 		match = client.IfMatch(present.Generation)
-		keepSettings(&spec, present.Spec, cmd)
+		if err := keepSettings(&spec, present.Spec, cmd, flags); err != nil {
+			return usage(err)
+		}
 	case !api.Is(err, api.CodeEndpointNotFound):
 		return err
+	}
+	if flags.cacheTTL != 0 && (flags.cacheTTL < 0 || spec.Variants[0].Serving.Cache == nil) {
+		return usage(fmt.Errorf("--cache-ttl is a duration from 0, and needs --cache"))
 	}
 	release, err := c.Deploy(ctx, endpoint, api.DeployRequest{EndpointSpec: spec, Why: flags.why}, match, flags.wait.first())
 	if err != nil {
@@ -115,6 +130,10 @@ func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.En
 	}
 	for i := range spec.Variants {
 		spec.Variants[i].Serving.Replicas = f.replicas
+		spec.Variants[i].Serving.Batching = f.batchSettings(nil)
+		if spec.Variants[i].Serving.Cache, err = f.cacheSettings(nil); err != nil {
+			return spec, "", err
+		}
 		if len(spec.Variants) > 1 {
 			spec.Variants[i].Weight = max(1, spec.Variants[i].Weight) // left out beside a written one is still a share here
 		}
@@ -128,6 +147,48 @@ func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.En
 		endpoint = api.EndpointName(ref.Model)
 	}
 	return spec, endpoint, api.CheckName("endpoint", string(endpoint))
+}
+
+// batchSettings gives present settings with what the command line says changed; nil when nothing is left of them.
+func (f deployFlags) batchSettings(present *api.Batching) *api.Batching {
+	var b api.Batching
+	if present != nil {
+		b = *present
+	}
+	if f.batching != "" {
+		b.Mode = api.BatchMode(f.batching)
+	}
+	if f.batchSize > 0 {
+		b.MaxSize = f.batchSize
+	}
+	if f.batchDelay > 0 {
+		b.DelayUS = f.batchDelay.Microseconds()
+	}
+	if b.IsZero() {
+		return nil
+	}
+	return &b
+}
+
+// cacheSettings gives present settings with what the command line says changed; nil for no cache.
+func (f deployFlags) cacheSettings(present *api.ResponseCache) (*api.ResponseCache, error) {
+	var c api.ResponseCache
+	if present != nil {
+		c = *present
+	}
+	if f.cache != "" {
+		var err error
+		if c.Bytes, err = parseSize(f.cache); err != nil {
+			return nil, fmt.Errorf("--cache: %w", err)
+		}
+	}
+	if f.cacheTTL > 0 {
+		c.TTLMS = max(1, f.cacheTTL.Milliseconds())
+	}
+	if c.Bytes == 0 {
+		return nil, nil
+	}
+	return &c, nil
 }
 
 // armName names an arm by its reference: fraud-3, fraud-champion.
@@ -168,12 +229,12 @@ func parseVariant(text string) (arm api.VariantSpec, err error) {
 }
 
 // keepSettings leaves an endpoint's settings as they are when one version takes the place of another.
-func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.Command) {
+func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.Command, flags deployFlags) (err error) {
 	if !cmd.Flags().Changed("strategy") {
 		spec.Strategy = present.Strategy
 	}
 	if len(spec.Variants) != 1 || len(present.Variants) != 1 {
-		return
+		return nil
 	}
 	if !cmd.Flags().Changed("sticky") {
 		spec.Sticky = present.Sticky
@@ -182,10 +243,15 @@ func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.C
 	if cmd.Flags().Changed("replicas") {
 		serving.Replicas = spec.Variants[0].Serving.Replicas
 	}
+	serving.Batching = flags.batchSettings(serving.Batching)
+	if serving.Cache, err = flags.cacheSettings(serving.Cache); err != nil {
+		return err
+	}
 	spec.Variants[0].Serving = serving
 	if spec.Variants[0].Name == "" {
 		spec.Variants[0].Name = present.Variants[0].Name
 	}
+	return nil
 }
 
 // finishRelease waits for a release as long as the person wants, and tells how it ended.

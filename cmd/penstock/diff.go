@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -116,22 +117,46 @@ func movedReferences(ctx context.Context, c *client.Client, d *endpointDocument,
 		return nil, err
 	}
 	for i, arm := range d.Spec.Variants {
-		ref, err := api.ParseRef(arm.Model)
-		if err != nil {
-			return nil, err
+		if i >= len(page.Items[0].Variants) {
+			break
 		}
-		if ref.Version > 0 || ref.Digest != "" || i >= len(page.Items[0].Variants) {
-			continue
-		}
-		version, err := c.Resolve(ctx, ref)
-		if err != nil {
-			return nil, err
-		}
-		if serves := page.Items[0].Variants[i]; serves.Version != version.Number {
-			lines = append(lines, fmt.Sprintf("-%s is %s@%d", arm.Model, serves.Model, serves.Version), fmt.Sprintf("+%s is %s", arm.Model, version.Ref()))
+		for text, serves := range references(arm, page.Items[0].Variants[i]) {
+			ref, err := api.ParseRef(text)
+			if err != nil {
+				return nil, err
+			}
+			if ref.Version > 0 || ref.Digest != "" {
+				continue
+			}
+			version, err := c.Resolve(ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			if serves != version.Ref() {
+				lines = append(lines, fmt.Sprintf("-%s is %s", text, serves), fmt.Sprintf("+%s is %s", text, version.Ref()))
+			}
 		}
 	}
 	return lines, nil
+}
+
+// references pairs what an arm names with the versions that serve: the model's, or those of a chain's steps, in order.
+func references(arm api.VariantSpec, serves api.Variant) iter.Seq2[string, api.Ref] {
+	return func(yield func(string, api.Ref) bool) {
+		if arm.Chain == nil || serves.Chain == nil {
+			yield(arm.Model, api.Ref{Model: serves.Model, Version: serves.Version})
+			return
+		}
+		for _, step := range arm.Chain.Steps {
+			at := slices.IndexFunc(serves.Chain.Steps, func(s api.ChainStep) bool { return s.Name == step.Name && s.Op == "" })
+			if at < 0 {
+				continue
+			}
+			if s := serves.Chain.Steps[at]; !yield(step.Model, api.Ref{Model: s.Model, Version: s.Version}) {
+				return
+			}
+		}
+	}
 }
 
 // specLines writes a spec as YAML with its defaults filled in, so that leaving one out is no difference.

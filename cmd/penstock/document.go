@@ -156,6 +156,13 @@ func (d document) check() error {
 			err = fmt.Errorf("spec.variants: more than %d", variantsMax)
 		}
 		for _, v := range d.endpoint.Spec.Variants {
+			if (v.Model == "") == (v.Chain == nil) {
+				err = errors.Join(err, errors.New("spec.variants: each has either a model or a chain"))
+				continue
+			}
+			if v.Chain != nil {
+				continue // the server checks it, with the models' signatures at hand
+			}
 			if _, refErr := api.ParseRef(v.Model); refErr != nil {
 				err = errors.Join(err, refErr)
 			}

@@ -54,9 +54,17 @@ func (a *app) showEndpoint(e api.Endpoint) {
 	fmt.Fprintln(a.out)
 	rows := make([][]string, 0, len(e.Spec.Variants))
 	for i, v := range e.Spec.Variants {
-		rows = append(rows, []string{first(string(v.Name), "main"), v.Model, strconv.FormatInt(e.Spec.Weight(i), 10)})
+		rows = append(rows, []string{first(string(v.Name), "main"), specTitle(v), strconv.FormatInt(e.Spec.Weight(i), 10)})
 	}
 	a.table("VARIANT MODEL WEIGHT", rows)
+}
+
+// specTitle names what an arm runs, as the user wrote it.
+func specTitle(v api.VariantSpec) string {
+	if v.Chain != nil {
+		return v.Chain.Title()
+	}
+	return v.Model
 }
 
 // serving names the versions that answer, with their shares when there are several.

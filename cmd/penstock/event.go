@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -67,8 +69,29 @@ func (a *app) workersCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return list(a, workers, "NAME PID STATE RUNTIME MEMORY RESTARTS INSTANCES STARTED", func(w api.Worker) []string {
-				return []string{w.Name, positive(int64(w.PID)), w.State, w.Runtime, size(w.Resident), fmt.Sprint(w.Restarts), fmt.Sprint(len(w.Instances)), when(w.Started)}
+			return list(a, workers, "NAME PID STATE RUNTIME MEMORY RESTARTS INSTANCES CPUS STARTED", func(w api.Worker) []string {
+				return []string{w.Name, positive(int64(w.PID)), w.State, w.Runtime, size(w.Resident), fmt.Sprint(w.Restarts), fmt.Sprint(len(w.Instances)), processors(w.Processors), when(w.Started)}
 			})
 		})})
+}
+
+// processors writes numbers in order as ranges: 0-3,8.
+func processors(numbers []int) string {
+	if len(numbers) == 0 {
+		return "all"
+	}
+	var parts []string
+	for i := 0; i < len(numbers); {
+		last := i
+		for last+1 < len(numbers) && numbers[last+1] == numbers[last]+1 {
+			last++
+		}
+		part := strconv.Itoa(numbers[i])
+		if last > i {
+			part += "-" + strconv.Itoa(numbers[last])
+		}
+		parts = append(parts, part)
+		i = last + 1
+	}
+	return strings.Join(parts, ",")
 }

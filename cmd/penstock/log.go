@@ -48,8 +48,11 @@ func exchangeRow(x api.Exchange) []string {
 	if x.Code != "" {
 		result = string(x.Code)
 	}
+	if x.Cached && x.Code == "" {
+		result = "ok, cached"
+	}
 	if x.Version > 0 {
-		version = fmt.Sprintf("%s@%d", x.Model, x.Version)
+		version = fmt.Sprintf("%s@%d", first(string(x.Model), "chain"), x.Version)
 	}
 	return []string{when(x.Start), string(x.Endpoint), string(x.Variant), version, x.Protocol, millis(x.Total), millis(x.Queue), millis(x.Compute), result, x.RequestID}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -123,6 +125,31 @@ func size(n int64) string {
 		f /= 1024
 	}
 	return ""
+}
+
+// parseSize reads bytes, with a unit in powers of 1024 (KiB, MiB, GiB, TiB) or 1000 (KB, MB, GB, TB), or without.
+func parseSize(text string) (int64, error) {
+	digits := strings.TrimRight(text, "BKMGTikmgtb ")
+	factor := int64(1)
+	switch unit := strings.ToLower(strings.TrimSpace(text[len(digits):])); unit {
+	case "", "b":
+	default:
+		base, power := int64(1000), strings.IndexByte("kmgt", unit[0])+1
+		if strings.HasSuffix(unit, "ib") {
+			base = 1024
+		}
+		if power == 0 || strings.TrimSuffix(strings.TrimSuffix(unit[1:], "b"), "i") != "" {
+			return 0, fmt.Errorf("%q is not a size such as 64MiB", text)
+		}
+		for range power {
+			factor *= base
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/factor {
+		return 0, fmt.Errorf("%q is not a size such as 64MiB", text)
+	}
+	return n * factor, nil
 }
 
 func millis(d time.Duration) string { return fmt.Sprintf("%.2fms", float64(d.Microseconds())/1000) }

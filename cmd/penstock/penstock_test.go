@@ -78,7 +78,8 @@ func TestStory(t *testing.T) {
 	declared := d.file("endpoints.yaml", "kind: Endpoint\nname: digits\nspec:\n  variants:\n    - {name: old, model: \"digits@1\", weight: 90}\n    - {name: new, model: \"digits:champion\", weight: 10}\n---\nkind: Alias\nmodel: digits\nname: champion\nversion: 2\n")
 	rows := d.file("rows.csv", "a,b,c\n1,2,3\n4,5,6.5\n")
 	d.rooms.Logs = []api.Exchange{{RequestID: "R1", Tenant: "default", Endpoint: "digits", Variant: "main", Model: "digits", Version: 1, Protocol: "oip-http", Start: admintest.Clock, Total: 1_500_000, Queue: 100_000, Compute: 900_000},
-		{RequestID: "R2", Tenant: "default", Endpoint: "digits", Protocol: "oip-grpc", Start: admintest.Clock + 1, Code: api.CodeBadTensor, Error: "x"}}
+		{RequestID: "R2", Tenant: "default", Endpoint: "digits", Protocol: "oip-grpc", Start: admintest.Clock + 1, Code: api.CodeBadTensor, Error: "x"},
+		{RequestID: "R3", Tenant: "default", Endpoint: "digits", Variant: "main", Model: "digits", Version: 1, Protocol: "oip-http", Start: admintest.Clock + 2, Total: 20_000, Lookup: 1_000, Cached: true}}
 	d.rooms.AppendEvent(api.Event{Tenant: "default", Kind: "version.pushed", Subject: "digits@1", Text: "pushed \x1b[31mred", By: "admin"})
 	d.rooms.BackupBytes = []byte("a backup")
 	story := [][]string{
@@ -87,11 +88,11 @@ func TestStory(t *testing.T) {
 		{"tag", "digits@1", "reviewed=yes", "data-"}, {"alias", "digits", "champion", "2", "--why", "better"}, {"alias", "digits", "champion", "--history"},
 		{"deploy", "digits@1"}, {"deploy", "digits:champion", "--why", "v2"}, {"endpoints"}, {"endpoints", "digits"},
 		{"predict", "digits", "-f", rows}, {"predict", "digits", "--input", "x=1,2,3,4,5,6.5"}, {"predict", "digits", "--input", "1,2"},
-		{"rollback", "digits", "--why", "bad"}, {"rollback", "digits", "-o", "json"}, {"rollout", "status", "digits"}, {"rollout", "abort", "digits"},
+		{"deploy", "digits@2", "--cache", "64MiB", "--cache-ttl", "10m"}, {"endpoints", "digits", "-o", "yaml"}, {"deploy", "digits@2", "--cache", "much"}, {"deploy", "digits@2", "--endpoint", "none", "--cache-ttl", "1s"}, {"deploy", "digits@2", "--cache", "0"}, {"rollback", "digits", "--why", "bad"}, {"rollback", "digits", "-o", "json"}, {"rollout", "status", "digits"}, {"rollout", "abort", "digits"},
 		{"alias", "digits", "champion", "1"}, {"diff", "-f", declared}, {"apply", "-f", declared}, {"diff", "-f", declared}, {"apply", "-f", declared},
 		{"alias", "digits", "champion", "1"}, {"diff", "-f", declared, "-o", "json"},
 		{"tenant", "create", "umbrella"}, {"tenant", "list"}, {"key", "create", "ci", "--scope", "read,write"}, {"key", "list"}, {"key", "revoke", "K1"}, {"key", "revoke", "K9"},
-		{"logs"}, {"logs", "--errors", "-o", "json"}, {"events"}, {"workers"}, {"backup", filepath.Join(d.dir, "b.tar")},
+		{"logs"}, {"logs", "--errors", "-o", "json"}, {"events"}, {"workers"}, {"top"}, {"top", "--once", "--window", "1m", "-o", "yaml"}, {"top", "--every", "1ms"}, {"top", "--window", "1h"}, {"backup", filepath.Join(d.dir, "b.tar")},
 		{"pull", "digits@2", "--to", filepath.Join(d.dir, "pulled")}, {"delete", "endpoint", "digits"}, {"delete", "endpoint", "digits"},
 		{"show", "absent"}, {"deploy", "absent@1"}, {"show", "Bad Name"}, {"deploy"}, {"rollback"}, {"nonsense"}, {"models", "-o", "xml"}, {"rollout"},
 	}

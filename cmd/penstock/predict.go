@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,9 +34,11 @@ func (a *app) predictCommands() []*cobra.Command {
 	var flags predictFlags
 	cmd := a.withOutput(&cobra.Command{Use: "predict ENDPOINT", Short: "Call an endpoint", Args: cobra.ExactArgs(1),
 		Long: `Call an endpoint. The input is a JSON request of the Open Inference Protocol, rows of comma-separated values (a file that
-ends in .csv), or values on the command line; shapes and datatypes of the latter two come from the endpoint.`,
+ends in .csv), a picture (a file that ends in .png, .jpg or .jpeg) for an endpoint that takes one, or values on the
+command line; shapes and datatypes come from the endpoint, but for those of JSON.`,
 		Example: `  penstock predict digits -f request.json
   penstock predict digits -f rows.csv
+  penstock predict reader -f picture.png
   penstock predict iris --input x=5.1,3.5,1.4,0.2
   echo '{"inputs":[...]}' | penstock predict digits -f - -o json`,
 		RunE: a.asks(func(ctx context.Context, c *client.Client, args []string) error {
@@ -56,15 +59,40 @@ func (a *app) predict(ctx context.Context, c *client.Client, endpoint api.Endpoi
 	if (flags.file == "") == (len(flags.inputs) == 0) {
 		return usage(errors.New("give either -f FILE or --input"))
 	}
-	request, err := a.inferRequest(ctx, c, endpoint, flags)
-	if err != nil {
-		return err
-	}
-	response, err := c.Infer(ctx, endpoint, request, flags.options)
+	response, err := a.infer(ctx, c, endpoint, flags)
 	if err != nil {
 		return err
 	}
 	return a.print(response, func() { a.showOutputs(response.Outputs) })
+}
+
+func (a *app) infer(ctx context.Context, c *client.Client, endpoint api.EndpointName, flags predictFlags) (client.InferResponse, error) {
+	switch strings.ToLower(filepath.Ext(flags.file)) {
+	case ".png", ".jpg", ".jpeg":
+		return a.inferPicture(ctx, c, endpoint, flags)
+	}
+	request, err := a.inferRequest(ctx, c, endpoint, flags)
+	if err != nil {
+		return client.InferResponse{}, err
+	}
+	return c.Infer(ctx, endpoint, request, flags.options)
+}
+
+// inferPicture sends a file as it is, to an endpoint whose one input holds bytes.
+func (a *app) inferPicture(ctx context.Context, c *client.Client, endpoint api.EndpointName, flags predictFlags) (out client.InferResponse, err error) {
+	content, err := a.readInput(flags.file)
+	if err != nil {
+		return out, usage(err)
+	}
+	metadata, err := c.Metadata(ctx, endpoint)
+	if err != nil {
+		return out, err
+	}
+	inputs := slices.DeleteFunc(metadata.Inputs, func(s api.TensorSpec) bool { return s.Datatype != "BYTES" || len(s.Shape) != 1 || s.Shape[0] >= 0 })
+	if len(inputs) != 1 {
+		return out, usage(fmt.Errorf("endpoint %s has no input for a picture, or several: BYTES of shape [-1]", endpoint))
+	}
+	return c.InferFile(ctx, endpoint, inputs[0].Name, content, flags.options)
 }
 
 func (a *app) inferRequest(ctx context.Context, c *client.Client, endpoint api.EndpointName, flags predictFlags) (in client.InferRequest, err error) {

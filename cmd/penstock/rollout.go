@@ -120,7 +120,7 @@ func arms(variants []api.Variant) string {
 	}
 	parts := make([]string, 0, len(variants))
 	for _, v := range variants {
-		text := fmt.Sprintf("%s@%d", v.Model, v.Version)
+		text := v.Subject()
 		if len(variants) > 1 && total > 0 {
 			text += fmt.Sprintf(" %.4g%%", 100*float64(v.Weight)/float64(total))
 		}

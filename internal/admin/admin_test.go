@@ -116,6 +116,7 @@ var everyRoute = []struct{ id, method, path, body, media string }{
 	{"version", "GET", "/version", "", ""},
 	{"whoami", "GET", "/whoami", "", ""},
 	{"listWorkers", "GET", "/workers", "", ""},
+	{"getStatistics", "GET", "/tenants/default/statistics?window=30s", "", ""},
 	{"listEvents", "GET", "/events?after=0&limit=5", "", ""},
 	{"backup", "GET", "/backup", "", ""},
 	{"listTenants", "GET", "/tenants", "", ""},

@@ -32,6 +32,7 @@ type Config struct {
 	Events      Events      // store
 	Exchanges   Exchanges   // observe
 	Workers     Workers     // fleet
+	Statistics  Statistics  // observe, with what serve and fleet know
 	Idempotency Idempotency // store; nil: an Idempotency-Key is refused as unsupported
 
 	// Backup streams the whole data directory; nil: not done by this server.
@@ -61,7 +62,7 @@ func (c *Config) Validate() error {
 	for name, missing := range map[string]bool{"Guard": c.Guard == nil, "Tenants": c.Tenants == nil, "Keys": c.Keys == nil,
 		"Blobs": c.Blobs == nil, "Models": c.Models == nil, "Versions": c.Versions == nil, "Aliases": c.Aliases == nil,
 		"Endpoints": c.Endpoints == nil, "Releases": c.Releases == nil, "Events": c.Events == nil,
-		"Exchanges": c.Exchanges == nil, "Workers": c.Workers == nil} {
+		"Exchanges": c.Exchanges == nil, "Workers": c.Workers == nil, "Statistics": c.Statistics == nil} {
 		if missing {
 			faults = append(faults, errors.New("admin: "+name+" is missing"))
 		}
@@ -101,7 +102,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.Logger, mux: http.NewServeMux(), schemas: newSchemas(),
 		streams: make(chan struct{}, cfg.StreamsMax), drained: make(chan struct{})}
 	for _, noun := range [][]route{s.aboutRoutes(), s.tenantRoutes(), s.keyRoutes(), s.blobRoutes(), s.modelRoutes(),
-		s.versionRoutes(), s.aliasRoutes(), s.endpointRoutes(), s.releaseRoutes(), s.logRoutes(), s.eventRoutes(), s.backupRoutes()} {
+		s.versionRoutes(), s.aliasRoutes(), s.endpointRoutes(), s.releaseRoutes(), s.logRoutes(), s.statisticsRoutes(), s.eventRoutes(), s.backupRoutes()} {
 		s.routes = append(s.routes, noun...)
 	}
 	s.mount()

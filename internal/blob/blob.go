@@ -39,6 +39,14 @@ type Local interface {
 	Path(ctx context.Context, digest api.Digest) (string, error)
 }
 
+// Keeper is an extra ability of a Store that can take a file over instead of copying it. Only the registry probes for it.
+type Keeper interface {
+	// Keep makes a file on this machine a blob: the file goes away, and the blob is durable, as with Put. The caller has
+	// computed info from the very bytes, has synced them, and touches the file no more. The error is errors.ErrUnsupported
+	// when the file lies where it cannot be moved from; then it is still there, and Put can copy it.
+	Keep(ctx context.Context, path string, info Info) error
+}
+
 // Info describes one blob.
 type Info struct {
 	Digest api.Digest

@@ -45,6 +45,14 @@ type Load struct {
 	Format   string // "onnx"
 	Path     string // absolute path of the entry file; external data lies beside it
 	Warm     bool   // run once on made-up inputs, dynamic dimensions 1, before it counts as loaded
+	Options  api.LoadOptions
+	Members  []Member // the files of Options.Chain, in the place of Path
+}
+
+// Member is the file of one version that a chain runs.
+type Member struct {
+	Digest api.Digest // of the manifest, as the chain names it
+	Path   string
 }
 
 // Loaded is what loading found. Signature is the runtime's own view of the model.
@@ -52,6 +60,7 @@ type Loaded struct {
 	Signature api.Signature
 	LoadTime  time.Duration
 	WarmTime  time.Duration
+	Batch     *api.BatchPlan // what became of Options.Batching; nil from an engine that does not batch
 }
 
 // Request is one inference. Outputs names the outputs wanted, in order; nil means all. The deadline is ctx's.
@@ -59,6 +68,7 @@ type Request struct {
 	Instance string
 	Inputs   []tensor.Tensor
 	Outputs  []string
+	Priority int // level, 1 the highest; 0 is the instance's default
 }
 
 // Answer holds the outputs and where the time went: Queue is waiting inside the engine, Compute is inside the runtime.
@@ -66,6 +76,9 @@ type Answer struct {
 	Outputs []tensor.Tensor
 	Queue   time.Duration
 	Compute time.Duration
+	Batch   int            // rows that were run together; 0 when the request was run alone
+	Wait    time.Duration  // for a batch to form; part of Queue
+	Steps   []api.StepTime // of a chain, in the order in which they ended
 	free    func()
 }
 

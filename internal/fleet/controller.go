@@ -60,6 +60,7 @@ const InProcess = "inproc"
 // Config tunes a controller. Zero fields take their defaults.
 type Config struct {
 	Workers    int      // worker processes; default 2
+	Processors [][]int  // of each worker, in order, that it alone runs on; nil or short: all of this process
 	Executable string   // program of the workers, run as `worker --socket PATH`
 	Env        []string // added to the workers' environment, KEY=value
 	CacheDir   string   // given to workers as CacheVariable
@@ -156,11 +157,12 @@ type Controller struct {
 // want is one instance wanted and what became of it; guarded by Controller.mu.
 type want struct {
 	api.Want
-	places []string   // workers that should hold it
-	err    *api.Error // why it cannot be loaded
-	final  bool       // err stays until the want is withdrawn
-	faults int        // passing faults in a row
-	again  time.Time  // no attempt before
+	places []string       // workers that should hold it
+	batch  *api.BatchPlan // what the last load made of its batching
+	err    *api.Error     // why it cannot be loaded
+	final  bool           // err stays until the want is withdrawn
+	faults int            // passing faults in a row
+	again  time.Time      // no attempt before
 }
 
 // New makes a controller; it starts nothing.
@@ -178,8 +180,12 @@ func New(config Config) (*Controller, error) {
 			names = append(names, "w"+strconv.Itoa(i+1))
 		}
 	}
-	for _, name := range names {
-		c.slots = append(c.slots, &slot{name: name, state: stateStarting})
+	for i, name := range names {
+		s := &slot{name: name, state: stateStarting}
+		if i < len(c.config.Processors) {
+			s.processors = c.config.Processors[i]
+		}
+		c.slots = append(c.slots, s)
 	}
 	c.loop = reconcile.New("fleet", len(c.slots)+c.config.Probes, c.step)
 	c.hint = c.loop.Hint
@@ -244,6 +250,7 @@ func (c *Controller) SetWants(wants []api.Want) {
 		next := &want{Want: w, places: c.place(w)}
 		if before := old[w.Instance]; before != nil && before.Digest == w.Digest {
 			next.err, next.final, next.faults, next.again = before.err, before.final, before.faults, before.again
+			next.batch = before.batch
 		}
 		c.wants[w.Instance] = next
 	}
@@ -264,7 +271,7 @@ func (c *Controller) State(instance string) api.InstanceState {
 	if w == nil {
 		return api.InstanceState{}
 	}
-	state := api.InstanceState{Wanted: len(w.places), Err: w.err}
+	state := api.InstanceState{Wanted: len(w.places), Err: w.err, Batch: w.batch}
 	for _, s := range c.slots {
 		if !c.stopped && s.answers(w) {
 			state.Replicas = append(state.Replicas, api.Replica{Worker: s.name, Instance: instance})
@@ -296,7 +303,7 @@ func (c *Controller) Workers() []api.Worker {
 	defer c.mu.Unlock()
 	list := make([]api.Worker, 0, len(c.slots))
 	for _, s := range c.slots {
-		w := api.Worker{Name: s.name, State: s.state, Restarts: s.restarts, Instances: []string{}}
+		w := api.Worker{Name: s.name, State: s.state, Restarts: s.restarts, Instances: []string{}, Processors: s.processors}
 		if l := s.life; l != nil {
 			w.PID, w.Runtime, w.Resident, w.Started = l.pid, l.runtime, l.resident, api.TimeOf(l.started)
 		}

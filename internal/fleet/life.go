@@ -35,7 +35,7 @@ type life struct {
 }
 
 // born starts a worker process and connects to it. What fails half way is cleaned up: no process stays behind.
-func (c *Controller) born(ctx context.Context, name string) (*life, error) {
+func (c *Controller) born(ctx context.Context, name string, processors []int) (*life, error) {
 	l := &life{worker: name, started: time.Now(), gone: make(chan struct{}), words: &lastWords{log: c.config.Log, worker: name}}
 	if c.config.InProcess != nil {
 		l.engine, l.pid = c.config.InProcess, os.Getpid()
@@ -54,7 +54,8 @@ func (c *Controller) born(ctx context.Context, name string) (*life, error) {
 	}
 	var err error
 	l.process, err = c.config.Provider.Start(ctx, provider.Workload{Name: name, Path: c.config.Executable,
-		Args: []string{"worker", "--socket", address}, Env: append(env, c.config.Env...), Log: l.words, Limits: c.config.Limits})
+		Args: []string{"worker", "--socket", address}, Env: append(env, c.config.Env...), Log: l.words, Limits: c.config.Limits,
+		Processors: processors})
 	if err != nil {
 		return nil, err
 	}

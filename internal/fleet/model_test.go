@@ -19,6 +19,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/engine/chain"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/worker"
 )
@@ -50,7 +51,7 @@ func runWorker() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
-	return worker.Serve(ctx, listener, newScripted(), worker.Config{Token: os.Getenv(fleet.TokenVariable)})
+	return worker.Serve(ctx, listener, chain.New(newScripted(), chain.Config{}), worker.Config{Token: os.Getenv(fleet.TokenVariable)})
 }
 
 // scripted is an engine whose model files are scripts of one word: ok, refuse, segv, cold (dies when it is warmed), exit,

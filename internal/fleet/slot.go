@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
-	"github.com/penstock/penstock/internal/engine"
 )
 
 // States of a worker, for people.
@@ -20,13 +19,14 @@ const (
 // slot is the place of one worker; processes come and go in it. Its fields are guarded by Controller.mu; only tend,
 // which never runs twice for one slot, starts lives and changes held.
 type slot struct {
-	name     string
-	life     *life
-	state    string
-	held     map[string]*held
-	restarts int64
-	faults   int       // short lives in a row
-	again    time.Time // no start before
+	name       string
+	life       *life
+	processors []int // nil: all
+	state      string
+	held       map[string]*held
+	restarts   int64
+	faults     int       // short lives in a row
+	again      time.Time // no start before
 }
 
 // held is one instance that a worker holds.
@@ -95,7 +95,7 @@ const (
 )
 
 func (c *Controller) start(ctx context.Context, s *slot) (again time.Duration) {
-	l, err := c.born(ctx, s.name)
+	l, err := c.born(ctx, s.name, s.processors)
 	if err != nil {
 		c.mu.Lock()
 		s.state = stateLost
@@ -219,20 +219,20 @@ func (c *Controller) unload(ctx context.Context, s *slot, l *life, instance stri
 // load makes one want ready on one worker. Loads on one worker follow each other, so that a death has one suspect.
 func (c *Controller) load(ctx context.Context, s *slot, l *life, w api.Want) {
 	defer c.loaded(w.Digest)
-	path, err := c.prepare(ctx, w)
+	load, err := c.prepare(ctx, w)
 	if err != nil {
 		c.fault(ctx, w, err)
 		return
 	}
-	if path == "" { // under suspicion: it has to pass alone first
+	if load == nil { // under suspicion: it has to pass alone first
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	loaded, err := l.engine.Load(limited, engine.Load{Instance: w.Instance, Format: w.Format, Path: path, Warm: c.warms(w.Digest)})
+	loaded, err := l.engine.Load(limited, *load)
 	switch {
 	case err == nil:
-		c.keep(s, l, w)
+		c.keep(s, l, w, loaded.Batch)
 		c.config.Meter.ModelLoaded(w.Subject, loaded.LoadTime, loaded.WarmTime)
 		c.config.Changed()
 	case ctx.Err() != nil:
@@ -257,13 +257,14 @@ func (c *Controller) tooSlow(w api.Want) *api.Error {
 }
 
 // keep records a loaded instance and clears what was held against it.
-func (c *Controller) keep(s *slot, l *life, w api.Want) {
+func (c *Controller) keep(s *slot, l *life, w api.Want, batch *api.BatchPlan) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.trial(w.Digest)
 	t.proven, t.suspect, t.losses = true, false, 0
 	if now := c.wants[w.Instance]; now != nil && now.Digest == w.Digest {
 		now.err, now.final, now.faults, now.again = nil, false, 0, time.Time{}
+		now.batch = batch
 	}
 	if s.life == l && !l.lost {
 		s.held[w.Instance] = &held{digest: w.Digest}

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -106,11 +107,11 @@ func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
 	c.loop.Hint(trialPrefix + string(w.Digest))
 }
 
-// prepare checks the record and finds the file. An empty path without error means: it is under suspicion now.
-func (c *Controller) prepare(ctx context.Context, w api.Want) (path string, err error) {
-	count, reason, err := c.crashes(ctx, w.Digest)
+// prepare checks the record and finds the files. No load without error means: it is under suspicion now.
+func (c *Controller) prepare(ctx context.Context, w api.Want) (*engine.Load, error) {
+	count, reason, err := c.crashes(ctx, w)
 	if err == nil && count >= quarantineAt {
-		return "", quarantined(w, count, reason)
+		return nil, quarantined(w, count, reason)
 	}
 	c.mu.Lock()
 	t := c.trial(w.Digest)
@@ -120,16 +121,44 @@ func (c *Controller) prepare(ctx context.Context, w api.Want) (path string, err 
 		// It crashed once, or nobody can tell: the serving worker is not the place to find out.
 		c.suspect(w.Digest)
 		c.loop.Hint(trialPrefix + string(w.Digest))
-		return "", nil
+		return nil, nil
 	}
-	return c.config.Artifacts.Materialize(ctx, w.Digest)
+	return c.materialize(ctx, w)
 }
 
-// crashes reads the record, for a bounded time.
-func (c *Controller) crashes(ctx context.Context, digest api.Digest) (count int, reason string, err error) {
+// materialize brings what the want needs onto this machine: one version, or every member of a chain.
+func (c *Controller) materialize(ctx context.Context, w api.Want) (*engine.Load, error) {
+	load := &engine.Load{Instance: w.Instance, Format: w.Format, Warm: c.warms(w.Digest), Options: w.Options}
+	if w.Options.Chain == nil {
+		var err error
+		load.Path, err = c.config.Artifacts.Materialize(ctx, w.Digest)
+		return load, err
+	}
+	for _, m := range w.Options.Chain.Members() {
+		path, err := c.config.Artifacts.Materialize(ctx, m.Digest)
+		if err != nil {
+			return nil, err
+		}
+		load.Members = append(load.Members, engine.Member{Digest: m.Digest, Path: path})
+	}
+	return load, nil
+}
+
+// crashes reads the record, for a bounded time. A chain is as bad as the worst of its members and itself.
+func (c *Controller) crashes(ctx context.Context, w api.Want) (count int, reason string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	return c.config.Crashes.Crashes(ctx, digest)
+	count, reason, err = c.config.Crashes.Crashes(ctx, w.Digest)
+	if w.Options.Chain == nil {
+		return count, reason, err
+	}
+	for _, m := range w.Options.Chain.Members() {
+		n, why, memberErr := c.config.Crashes.Crashes(ctx, m.Digest)
+		if err = errors.Join(err, memberErr); n > count {
+			count, reason = n, fmt.Sprintf("step %s: %s", m.Name, why)
+		}
+	}
+	return count, reason, err
 }
 
 func quarantined(w api.Want, count int, reason string) *api.Error {
@@ -217,17 +246,18 @@ func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, erro
 	case <-ctx.Done():
 		return engine.Loaded{}, stoppedWaiting(ctx, w)
 	}
-	if count, reason, err := c.crashes(ctx, w.Digest); err == nil && count >= quarantineAt {
+	if count, reason, err := c.crashes(ctx, w); err == nil && count >= quarantineAt {
 		return engine.Loaded{}, quarantined(w, count, reason)
 	}
-	path, err := c.config.Artifacts.Materialize(ctx, w.Digest)
+	load, err := c.materialize(ctx, w)
 	if err != nil {
 		return engine.Loaded{}, err
 	}
-	loaded, exit, err := c.attempt(ctx, w, path, c.warms(w.Digest))
+	loaded, exit, err := c.attempt(ctx, w, *load)
 	if api.Is(err, api.CodeWorkerLost) && ctx.Err() == nil && c.config.InProcess == nil && c.warms(w.Digest) {
 		warming := exit
-		if loaded, exit, err = c.attempt(ctx, w, path, false); err == nil {
+		load.Warm = false
+		if loaded, exit, err = c.attempt(ctx, w, *load); err == nil {
 			c.chill(ctx, w, warming)
 		}
 	}
@@ -247,17 +277,17 @@ func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, erro
 }
 
 // attempt loads a file in a throw-away worker, and says how the worker ended when that was not by its own doing.
-func (c *Controller) attempt(ctx context.Context, w api.Want, path string, warm bool) (loaded engine.Loaded, exit string, err error) {
-	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36))
+func (c *Controller) attempt(ctx context.Context, w api.Want, load engine.Load) (loaded engine.Loaded, exit string, err error) {
+	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36), nil)
 	if err != nil {
 		return loaded, "", api.Fail(api.CodeUnavailable, w.Subject, "no worker could be started to try it").Because(err)
 	}
 	limited, cancel := context.WithTimeout(ctx, c.config.LoadTimeout)
 	defer cancel()
-	instance := w.Instance + "~probe"
-	loaded, err = l.engine.Load(limited, engine.Load{Instance: instance, Format: w.Format, Path: path, Warm: warm})
+	load.Instance += "~probe"
+	loaded, err = l.engine.Load(limited, load)
 	if l.process == nil {
-		_ = l.engine.Unload(ctx, instance)
+		_ = l.engine.Unload(ctx, load.Instance)
 		return loaded, "", err
 	}
 	if !api.Is(err, api.CodeWorkerLost) {
@@ -281,7 +311,7 @@ func (c *Controller) chill(ctx context.Context, w api.Want, exit string) {
 	c.mu.Lock()
 	c.trial(w.Digest).cold = true
 	c.mu.Unlock()
-	if count, _, err := c.crashes(ctx, w.Digest); err != nil || count > 0 {
+	if count, _, err := c.crashes(ctx, w); err != nil || count > 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)

@@ -20,6 +20,7 @@ import (
 type admission struct {
 	principal *api.Principal
 	arrival   *time.Timer // ends the call
+	unwatch   func() bool // stops looking out for the stream's end
 }
 
 // admissionKey finds the admission in a call's context.
@@ -37,6 +38,7 @@ func PrincipalOf(ctx context.Context) *api.Principal {
 func arrived(ctx context.Context) {
 	if a, ok := ctx.Value(admissionKey{}).(*admission); ok {
 		a.arrival.Stop()
+		a.unwatch()
 	}
 }
 
@@ -70,9 +72,12 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 		}
 	}
 	// The context ends with the stream; canceling it any earlier would cut the answer off.
-	ctx, cancel := context.WithCancel(ctx)
+	limited, cancel := context.WithCancel(ctx)
 	a.arrival = time.AfterFunc(s.config.MessageTimeout, cancel)
-	return context.WithValue(ctx, admissionKey{}, a), nil
+	// A stream that is reset before its message came must not leave its clock behind: a caller who resets as fast as it opens
+	// would fill the memory with them.
+	a.unwatch = context.AfterFunc(ctx, func() { a.arrival.Stop() })
+	return context.WithValue(limited, admissionKey{}, a), nil
 }
 
 // unary stands before every unary method: it turns errors into statuses and survives panics.

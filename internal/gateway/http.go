@@ -36,8 +36,22 @@ func (c Config) HTTP(h http.Handler, log *slog.Logger) *HTTP {
 	}
 	s := &HTTP{config: c, handler: c.guardPath(h), log: log, open: map[*lean]struct{}{}, listeners: map[net.Listener]struct{}{}}
 	s.handed = &handed{conns: make(chan net.Conn), closed: make(chan struct{})}
-	s.full = &http.Server{
-		Handler:           s.handler,
+	s.full = c.standard(s.handler, log)
+	return s
+}
+
+// Standard makes a server that is net/http's alone, with the same limits and guard: for a door that sends files, which
+// net/http leaves to the system.
+func (c Config) Standard(h http.Handler, log *slog.Logger) *http.Server {
+	if log == nil {
+		log = slog.Default()
+	}
+	return c.standard(c.guardPath(h), log)
+}
+
+func (c Config) standard(guarded http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           guarded,
 		ReadHeaderTimeout: c.HeaderTimeout,
 		IdleTimeout:       c.IdleTimeout,
 		// net/http allows itself 4 KiB more than it is told.
@@ -48,7 +62,12 @@ func (c Config) HTTP(h http.Handler, log *slog.Logger) *HTTP {
 
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" would pass by the guard
 	}
-	return s
+}
+
+// Limit bounds the time for a whole request and for its answer, where they are not plain ones to the data plane, which bound
+// theirs by their pace. It must not be called once the server serves.
+func (s *HTTP) Limit(read, write time.Duration) {
+	s.full.ReadTimeout, s.full.WriteTimeout = read, write
 }
 
 // Serve answers on the listener until Shutdown or Close, and then returns http.ErrServerClosed. It closes the listener.

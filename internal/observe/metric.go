@@ -33,6 +33,7 @@ const (
 // rollbacks around their promise of 100 ms.
 var (
 	requestBuckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+	rowBuckets     = []float64{2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}
 	loadBuckets    = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600}
 	effectBuckets  = []float64{.0005, .001, .0025, .005, .01, .025, .05, .075, .1, .25, .5, 1, 5, 30}
 )
@@ -145,6 +146,12 @@ func (l *scrapeLog) Println(v ...any) { l.log.warn("scrape of metrics", "fault",
 
 // Watch names where the gauges of workers and replicas come from; it is asked at every scrape.
 func (r *Recorder) Watch(workers func() []api.Worker) { r.metrics.fleet.Store(&workers) }
+
+// WatchCaches names where the gauge of the response caches' memory comes from; it is asked at every scrape.
+func (r *Recorder) WatchCaches(bytes func() int64) {
+	r.metrics.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "penstock", Name: "cache_bytes",
+		Help: "Memory of all response caches."}, func() float64 { return float64(bytes()) }))
+}
 
 // WorkerStarted counts a worker process that was started.
 func (r *Recorder) WorkerStarted(_ string) { r.metrics.workerStarts.add() }

@@ -44,7 +44,7 @@ type Config struct {
 	Followers   int // followers at the same time; default 256
 	FollowerLag int // lines that may wait for one follower before it loses some; default 256
 
-	Series    int  // label sets of the request metrics, and a quarter as many per tenant; more share the label "other"; also versions in the statistics; default 2,000
+	Series    int  // label sets of the request metrics, and a quarter as many per tenant; more share the label "other"; also versions in the statistics and endpoints in their recent past; default 2,000
 	NoAliases bool // leave out the statistics as nv_inference_* metrics
 
 	OTLP         string        // collector: http://, https://, grpc:// or grpcs:// URL; empty makes no spans
@@ -91,11 +91,12 @@ type Recorder struct {
 	handler http.Handler
 	tracer  *tracer // nil without a collector
 
-	draining sync.Mutex // one drain at a time: guards history's writes, the statistics, the ring's spares and the metrics' cache
+	draining sync.Mutex // one drain at a time: guards history's writes, the statistics and windows, the ring's spares and the metrics' cache
 	history  *history
 	audience *audience
 
 	statistics *statistics
+	windows    *windows
 }
 
 // New makes a recorder; it fails only on a collector URL that cannot be one.
@@ -105,6 +106,7 @@ func New(cfg Config) (*Recorder, error) {
 	r.ring.init(cfg.Ring)
 	r.history = newHistory(cfg.Keep, cfg.KeepTenants)
 	r.statistics = newStatistics(cfg.Series)
+	r.windows = newWindows(cfg.Series)
 	r.audience = newAudience(cfg.Followers, cfg.FollowerLag)
 	if cfg.OTLP != "" {
 		t, err := newTracer(cfg)
@@ -186,6 +188,7 @@ func (r *Recorder) take(e *api.Exchange) {
 	}
 	r.metrics.observe(e)
 	r.statistics.add(e)
+	r.windows.add(e)
 	r.history.add(e)
 	r.audience.tell(e)
 	if r.tracer != nil && e.Sampled {

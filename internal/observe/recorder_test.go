@@ -277,6 +277,35 @@ func TestInventedNamesMakeNoLabels(t *testing.T) {
 	}
 }
 
+// TestStepsAreCounted: every step of a chain has its runs and times; label sets that endpoints share have one for all.
+func TestStepsAreCounted(t *testing.T) {
+	r := newRecorder(t, observe.Config{Series: 4})
+	record := func(endpoint api.EndpointName, steps ...string) {
+		e := exchange(1)
+		e.Endpoint = endpoint
+		for _, name := range steps {
+			e.Steps = append(e.Steps, api.StepTime{Name: name, Queue: time.Second, Compute: 2 * time.Second})
+		}
+		r.Record(e)
+		r.Recent("default", observe.Filter{}) // drains
+	}
+	record("a", "one", "two")
+	record("a", "one")
+	for n := range 3 {
+		record("b", fmt.Sprint("step", n)) // a tenant's second label set is shared
+	}
+	f, _ := scrape(t, r, "")
+	for _, want := range []struct {
+		family, label string
+		value         float64
+	}{{"penstock_step_runs_total", "step=one", 2}, {"penstock_step_runs_total", "step=two", 1}, {"penstock_step_queue_seconds_total", "step=one", 2},
+		{"penstock_step_compute_seconds_total", "step=one", 4}, {"penstock_step_runs_total", "step=other", 3}, {"penstock_step_runs_total", "step=step0", 0}} {
+		if got := sum(f[want.family], want.label); got != want.value {
+			t.Errorf("%s{%s} is %v, want %v", want.family, want.label, got, want.value)
+		}
+	}
+}
+
 func TestSilentSeriesMakeRoom(t *testing.T) {
 	r := newRecorder(t, observe.Config{Series: 8})
 	hour := api.Time(time.Hour.Microseconds())

@@ -17,8 +17,10 @@ const (
 
 // requestFamilies are the metrics of requests; the labels of all but the first are those of labelNames.
 type requestFamilies struct {
-	requests, bytesIn, bytesOut, retries *prometheus.CounterVec
-	total, queue, compute                *prometheus.HistogramVec
+	requests, bytesIn, bytesOut, copied, retries, cacheHits, cacheMisses *prometheus.CounterVec
+	stepRuns, stepQueue, stepCompute                                     *prometheus.CounterVec
+	total, queue, compute                                                *prometheus.HistogramVec
+	rows, wait                                                           *prometheus.HistogramVec
 }
 
 func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
@@ -29,19 +31,27 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		reg.MustRegister(v)
 		return v
 	}
-	histogram := func(name, help string) *prometheus.HistogramVec {
-		v := prometheus.NewHistogramVec(histogramOpts(name, help, requestBuckets), labels)
+	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		v := prometheus.NewHistogramVec(histogramOpts(name, help, buckets), labels)
 		reg.MustRegister(v)
 		return v
 	}
 	return requestFamilies{
-		requests: counter("requests_total", "Inference requests that ended, by code: ok or an error code.", "code"),
-		bytesIn:  counter("request_bytes_total", "Tensor bytes received."),
-		bytesOut: counter("response_bytes_total", "Tensor bytes answered."),
-		retries:  counter("retries_total", "Times a request was sent again to another worker."),
-		total:    histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant."),
-		queue:    histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant."),
-		compute:  histogram("compute_duration_seconds", "Inside the runtime, of requests that ran."),
+		requests:    counter("requests_total", "Inference requests that ended, by code: ok or an error code.", "code"),
+		bytesIn:     counter("request_bytes_total", "Tensor bytes received."),
+		bytesOut:    counter("response_bytes_total", "Tensor bytes answered."),
+		copied:      counter("copied_bytes_total", "Tensor bytes copied inside the server."),
+		cacheHits:   counter("cache_hits_total", "Requests answered without a run of their own, from the response cache or with an identical request."),
+		cacheMisses: counter("cache_misses_total", "Requests that ran after the response cache had no answer, failed ones included."),
+		retries:     counter("retries_total", "Times a request was sent again to another worker."),
+		stepRuns:    counter("step_runs_total", "Runs of one step of a chain.", "step"),
+		stepQueue:   counter("step_queue_seconds_total", "Waiting of one step of a chain, in seconds.", "step"),
+		stepCompute: counter("step_compute_seconds_total", "Running of one step of a chain, in seconds.", "step"),
+		total:       histogram("request_duration_seconds", "From the request read to its answer, of requests that reached a variant.", requestBuckets),
+		queue:       histogram("queue_duration_seconds", "Waiting in gateway and worker, of requests that reached a variant.", requestBuckets),
+		compute:     histogram("compute_duration_seconds", "Inside the runtime, of requests that ran.", requestBuckets),
+		rows:        histogram("batch_rows", "Rows of the batch that a request was run in, of requests run together with others.", rowBuckets),
+		wait:        histogram("batch_wait_seconds", "Waiting for a batch, of requests that did not find their instance idle.", requestBuckets),
 	}
 }
 
@@ -59,8 +69,31 @@ type series struct {
 	labels                     []string
 	codes                      map[api.Code]prometheus.Counter
 	bytesIn, bytesOut, retries prometheus.Counter
+	copied, hits, misses       prometheus.Counter // nil until there is something to count
 	total, queue, compute      prometheus.Observer
+	steps                      map[string]stepSeries // of a chain; nil else
+	rows, wait                 prometheus.Observer   // nil until the first
 	last                       api.Time
+}
+
+// stepSeries counts one step. The names of steps come from deployed chains; a label set holds those of one chain.
+type stepSeries struct{ runs, queue, compute prometheus.Counter }
+
+// step finds the counters of a step. Label sets that several endpoints share count all steps as one.
+func (s *series) step(f *requestFamilies, name string) stepSeries {
+	if s.labels[1] == other || len(s.steps) >= api.ChainStepsMax && s.steps[name].runs == nil {
+		name = other
+	}
+	if found, ok := s.steps[name]; ok {
+		return found
+	}
+	labels := append(s.labels[:len(s.labels):len(s.labels)], strings.ToValidUTF8(clip(name, textLimit), "\uFFFD"))
+	made := stepSeries{f.stepRuns.WithLabelValues(labels...), f.stepQueue.WithLabelValues(labels...), f.stepCompute.WithLabelValues(labels...)}
+	if s.steps == nil {
+		s.steps = map[string]stepSeries{}
+	}
+	s.steps[name] = made
+	return made
 }
 
 // seriesCache bounds the label sets: a tenant beyond its part shares one set under its own name, tenants beyond all
@@ -157,11 +190,14 @@ func (c *seriesCache) sweep(now api.Time) {
 		}
 		names := prometheus.Labels{"tenant": s.labels[0], "endpoint": s.labels[1], "variant": s.labels[2],
 			"model": s.labels[3], "version": s.labels[4]}
-		c.families.requests.DeletePartialMatch(names)
-		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries} {
+		for _, v := range []*prometheus.CounterVec{c.families.requests, c.families.stepRuns, c.families.stepQueue, c.families.stepCompute} {
+			v.DeletePartialMatch(names)
+		}
+		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries, c.families.copied,
+			c.families.cacheHits, c.families.cacheMisses} {
 			v.Delete(names)
 		}
-		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute} {
+		for _, v := range []*prometheus.HistogramVec{c.families.total, c.families.queue, c.families.compute, c.families.rows, c.families.wait} {
 			v.Delete(names)
 		}
 	}
@@ -177,6 +213,20 @@ func (m *metrics) observe(e *api.Exchange) {
 	if e.Retries > 0 {
 		s.retries.Add(float64(e.Retries))
 	}
+	for i := range e.Steps {
+		step := s.step(m.series.families, e.Steps[i].Name)
+		step.runs.Inc()
+		step.queue.Add(max(0, e.Steps[i].Queue.Seconds()))
+		step.compute.Add(max(0, e.Steps[i].Compute.Seconds()))
+	}
+	f := &m.requests
+	s.some(&s.copied, f.copied, e.Copied)
+	switch {
+	case e.Cached:
+		s.some(&s.hits, f.cacheHits, 1)
+	case e.Lookup > 0:
+		s.some(&s.misses, f.cacheMisses, 1)
+	}
 	if e.Variant == "" {
 		return // refused at the door: its microseconds would flatter the latency
 	}
@@ -189,6 +239,34 @@ func (m *metrics) observe(e *api.Exchange) {
 	if e.Compute > 0 {
 		s.compute.Observe(e.Compute.Seconds())
 	}
+	m.batch(s, e)
+}
+
+// batch observes what batching did. Most series never see any, so theirs are made when they do.
+func (m *metrics) batch(s *series, e *api.Exchange) {
+	if e.Executed > 0 {
+		if s.rows == nil {
+			s.rows = m.requests.rows.WithLabelValues(s.labels...)
+		}
+		s.rows.Observe(float64(e.Executed))
+	}
+	if e.Wait > 0 {
+		if s.wait == nil {
+			s.wait = m.requests.wait.WithLabelValues(s.labels...)
+		}
+		s.wait.Observe(e.Wait.Seconds())
+	}
+}
+
+// some adds to a counter that most label sets have no use for: it is made with the first thing to count.
+func (s *series) some(counter *prometheus.Counter, family *prometheus.CounterVec, n int64) {
+	if n <= 0 {
+		return
+	}
+	if *counter == nil {
+		*counter = family.WithLabelValues(s.labels...)
+	}
+	(*counter).Add(float64(n))
 }
 
 // count adds to the counter of a code; the empty code is success.

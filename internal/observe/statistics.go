@@ -2,6 +2,7 @@ package observe
 
 import (
 	"cmp"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -34,7 +35,15 @@ type statistics struct {
 type tally struct {
 	api.ModelStatistics
 	seen    api.Time // start of the newest exchange, failures included
-	batches map[uint64]*api.Spent
+	runs    float64  // each request adds its part of the run that it shared
+	batches map[uint64]*portion
+}
+
+// portion counts the runs of one size of batch. Of a run that requests share, each adds its part, by its rows.
+type portion struct{ runs, ns float64 }
+
+func (p *portion) spent() api.Spent {
+	return api.Spent{Count: uint64(math.Round(p.runs)), NS: uint64(math.Round(p.ns))}
 }
 
 func newStatistics(limit int) *statistics {
@@ -57,9 +66,21 @@ func (s *statistics) add(e *api.Exchange) {
 		return
 	}
 	t.Last = max(t.Last, e.Start)
-	size := uint64(max(1, e.Batch))
-	t.Items = saturate(t.Items, size)
-	t.Runs++
+	if e.Cached {
+		// Triton counts a hit as a request that succeeded, not as an inference.
+		spend(&t.Succeeded, e.Total)
+		spend(&t.Queue, e.Queue)
+		spend(&t.CacheHit, e.Lookup)
+		return
+	}
+	if e.Lookup > 0 {
+		spend(&t.CacheMiss, e.Lookup)
+	}
+	rows := uint64(max(1, e.Batch))
+	size := max(rows, uint64(max(0, e.Executed)))
+	part := float64(rows) / float64(size)
+	t.Items = saturate(t.Items, rows)
+	t.runs += part
 	spend(&t.Succeeded, e.Total)
 	spend(&t.Queue, e.Queue)
 	spend(&t.Compute, e.Compute)
@@ -68,10 +89,11 @@ func (s *statistics) add(e *api.Exchange) {
 		if len(t.batches) >= batchSizes {
 			return
 		}
-		batch = &api.Spent{}
+		batch = &portion{}
 		t.batches[size] = batch
 	}
-	spend(batch, e.Compute)
+	batch.runs += part
+	batch.ns += part * float64(max(0, e.Compute))
 }
 
 func spend(s *api.Spent, d time.Duration) {
@@ -92,7 +114,7 @@ func (s *statistics) make(k statisticsKey) *tally {
 	} else if len(s.counts) >= s.limit {
 		s.forget(func(statisticsKey) bool { return true })
 	}
-	t := &tally{batches: map[uint64]*api.Spent{}}
+	t := &tally{batches: map[uint64]*portion{}}
 	t.Tenant, t.Endpoint, t.Version = k.tenant, k.endpoint, k.version
 	s.counts[k] = t
 	s.perOwner[k.tenant]++
@@ -124,8 +146,9 @@ func (s *statistics) pick(pass func(statisticsKey) bool) []api.ModelStatistics {
 			continue
 		}
 		one := t.ModelStatistics
-		for size, spent := range t.batches {
-			one.Batches = append(one.Batches, api.BatchStatistics{Size: size, Compute: *spent})
+		one.Runs = uint64(math.Round(t.runs))
+		for size, of := range t.batches {
+			one.Batches = append(one.Batches, api.BatchStatistics{Size: size, Compute: of.spent()})
 		}
 		slices.SortFunc(one.Batches, func(a, b api.BatchStatistics) int { return cmp.Compare(a.Size, b.Size) })
 		list = append(list, one)
@@ -178,6 +201,14 @@ func newAliases(r *Recorder) *aliases {
 	micros("compute_input", "Not measured apart: 0.", func(*api.ModelStatistics) uint64 { return 0 })
 	micros("compute_infer", "Inside the runtime.", func(s *api.ModelStatistics) uint64 { return s.Compute.NS })
 	micros("compute_output", "Not measured apart: 0.", func(*api.ModelStatistics) uint64 { return 0 })
+	family = func(name, help string, value func(*api.ModelStatistics) float64) {
+		desc := prometheus.NewDesc("nv_cache_"+name, help, []string{"model", "version", "tenant"}, nil)
+		a.families = append(a.families, aliasFamily{desc, value})
+	}
+	family("num_hits_per_model", "Requests answered from the response cache.", func(s *api.ModelStatistics) float64 { return float64(s.CacheHit.Count) })
+	family("num_misses_per_model", "Requests that the response cache had no answer for.", func(s *api.ModelStatistics) float64 { return float64(s.CacheMiss.Count) })
+	family("hit_duration_per_model", "Looking up, of hits, in microseconds.", func(s *api.ModelStatistics) float64 { return float64(s.CacheHit.NS / 1000) })
+	family("miss_duration_per_model", "Looking up and keeping, of misses, in microseconds.", func(s *api.ModelStatistics) float64 { return float64(s.CacheMiss.NS / 1000) })
 	return a
 }
 

@@ -41,6 +41,25 @@ func TestStatistics(t *testing.T) {
 	}
 }
 
+// TestSharedRunsCountOnce: three requests of 1, 2 and 5 rows in one batch are one run of 8 rows.
+func TestSharedRunsCountOnce(t *testing.T) {
+	r := newRecorder(t, observe.Config{})
+	const batches = 100
+	for i := range batches {
+		for _, rows := range []int64{1, 2, 5} {
+			e := exchange(i)
+			e.Batch, e.Executed, e.Wait = rows, 8, time.Millisecond
+			r.Record(e)
+		}
+		r.Statistics("default", "")
+	}
+	got := r.Statistics("default", "digits")[0]
+	want := []api.BatchStatistics{{Size: 8, Compute: api.Spent{Count: batches, NS: batches * uint64(time.Millisecond)}}}
+	if got.Items != 8*batches || got.Runs != batches || got.Succeeded.Count != 3*batches || !reflect.DeepEqual(got.Batches, want) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestStatisticsBounded lets a tenant make many versions: it pushes out its own, the longest silent first.
 func TestStatisticsBounded(t *testing.T) {
 	r := newRecorder(t, observe.Config{Series: 40})

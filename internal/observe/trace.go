@@ -158,7 +158,8 @@ func ourFault(c api.Code) bool {
 	return false
 }
 
-// add makes the spans of an exchange: the gateway's, and below it those of the queue and of the runtime. Exchanges say
+// add makes the spans of an exchange: the gateway's, and below it those of the queue and of the runtime, with those
+// of a chain's steps. Exchanges say
 // how long these took, not when they began: the queue is taken to begin with the request, the runtime right after it.
 func (t *tracer) add(e *api.Exchange) {
 	trace, ok := parseID(e.TraceID, 16)
@@ -185,14 +186,27 @@ func (t *tracer) add(e *api.Exchange) {
 		}
 		return at
 	}
-	running := clamp(start.Add(max(0, e.Queue)))
-	if e.Queue > 0 {
+	var inside time.Duration // waiting of a chain's steps, which is part of Queue and lies inside the chain's run
+	for i := range e.Steps {
+		inside += max(0, e.Steps[i].Queue)
+	}
+	inside = min(inside, max(0, e.Queue))
+	running := clamp(start.Add(max(0, e.Queue) - inside))
+	if e.Queue > inside {
 		t.offer(span(trace, newSpanID(), self, "queue", start, running))
 	}
 	if e.Compute > 0 {
-		compute := span(trace, newSpanID(), self, "compute", running, clamp(running.Add(e.Compute)))
+		id := newSpanID()
+		compute := span(trace, id, self, "compute", running, clamp(running.Add(e.Compute+inside)))
 		compute.Attributes = []*commonpb.KeyValue{text("penstock.worker", e.Worker)}
 		t.offer(compute)
+		for i := range e.Steps {
+			s := &e.Steps[i]
+			begin := clamp(running.Add(max(0, s.Start)))
+			step := span(trace, newSpanID(), id, "step "+valid(s.Name), begin, clamp(begin.Add(max(0, s.Queue)+max(0, s.Compute))))
+			step.Attributes = []*commonpb.KeyValue{text("penstock.step", s.Name), text("penstock.step.queue", s.Queue.String())}
+			t.offer(step)
+		}
 	}
 }
 
@@ -288,6 +302,9 @@ func attributes(e *api.Exchange) []*commonpb.KeyValue {
 		text("penstock.model", string(e.Model)), text("penstock.version", versionLabel(e.Version)),
 		text("penstock.protocol", e.Protocol), text("penstock.worker", e.Worker),
 		text("penstock.batch", strconv.FormatInt(e.Batch, 10))}
+	if e.Cached {
+		all = append(all, text("penstock.cached", "true"))
+	}
 	if e.Retries > 0 {
 		all = append(all, text("penstock.retries", strconv.Itoa(e.Retries)))
 	}

@@ -143,6 +143,36 @@ func TestSpansReachTheCollector(t *testing.T) {
 	}
 }
 
+// TestSpansOfSteps: a chain's steps lie below its run, where they were; their waiting is not counted before it.
+func TestSpansOfSteps(t *testing.T) {
+	collector, url := startCollector(t, "http")
+	r := newRecorder(t, observe.Config{OTLP: url, TraceEvery: -1, SpanInterval: 10 * time.Millisecond})
+	stop := run(t, r)
+	e := sampled(1)
+	e.Queue, e.Compute, e.Total = 5*time.Microsecond, 20*time.Microsecond, 30*time.Microsecond
+	e.Steps = []api.StepTime{{Name: "one", Start: 0, Queue: 2 * time.Microsecond, Compute: 8 * time.Microsecond}, {Name: "two", Start: 10 * time.Microsecond, Compute: 9 * time.Microsecond}}
+	r.Record(e)
+	stop()
+	spans := map[string]*tracepb.Span{}
+	for len(spans) < 5 {
+		for _, rs := range (<-collector.got).ResourceSpans {
+			for _, s := range rs.ScopeSpans[0].Spans {
+				spans[s.Name] = s
+			}
+		}
+	}
+	begin := uint64(e.Start.Std().UnixNano())
+	for name, want := range map[string][2]time.Duration{"queue": {0, 3000}, "compute": {3000, 25000}, "step one": {3000, 13000}, "step two": {13000, 22000}} {
+		s := spans[name]
+		if s.StartTimeUnixNano != begin+uint64(want[0]) || s.EndTimeUnixNano != begin+uint64(want[1]) {
+			t.Errorf("%s: from %d to %d after the start", name, s.StartTimeUnixNano-begin, s.EndTimeUnixNano-begin)
+		}
+		if below := hex.EncodeToString(s.ParentSpanId) == hex.EncodeToString(spans["compute"].SpanId); below != strings.HasPrefix(name, "step") {
+			t.Errorf("%s is below %x", name, s.ParentSpanId)
+		}
+	}
+}
+
 func TestBrokenIDsMakeNoBrokenSpans(t *testing.T) {
 	collector, url := startCollector(t, "http")
 	r := newRecorder(t, observe.Config{OTLP: url, TraceEvery: -1})

@@ -262,14 +262,17 @@ OrtStatus *ort_run_options_terminate(OrtRunOptions *options, bool terminate) {
 
 void ort_run_options_free(OrtRunOptions *options) { CALL(ReleaseRunOptions)(options); }
 
-ort_frame *ort_frame_new(size_t inputs, size_t outputs) {
+ort_frame *ort_frame_new(size_t inputs, size_t outputs, uint64_t canary) {
   // One block: the frame, then its arrays, all of pointer-sized members.
-  size_t size = sizeof(ort_frame) + (inputs + outputs) * (sizeof(char *) + sizeof(OrtValue *) + sizeof(ort_tensor));
-  ort_frame *frame = calloc(1, size);
+  size_t one = sizeof(char *) + sizeof(OrtValue *) + sizeof(ort_tensor) + sizeof(ort_kept);
+  ort_frame *frame = calloc(1, sizeof(ort_frame) + (inputs + outputs) * one);
   if (frame == NULL) return NULL;
+  frame->canary = canary;
   frame->in = (ort_tensor *)(frame + 1);
   frame->out = frame->in + inputs;
-  frame->input_values = (OrtValue **)(frame->out + outputs);
+  frame->kept_in = (ort_kept *)(frame->out + outputs);
+  frame->kept_out = frame->kept_in + inputs;
+  frame->input_values = (OrtValue **)(frame->kept_out + outputs);
   frame->output_values = frame->input_values + inputs;
   frame->input_names = (const char **)(frame->output_values + outputs);
   frame->output_names = frame->input_names + inputs;
@@ -285,25 +288,43 @@ bool ort_frame_dims(ort_frame *frame, size_t room) {
   return true;
 }
 
+// let_go takes a value out of a call; one that is kept stays with the frame.
+static void let_go(OrtValue **value, const ort_kept *kept) {
+  if (*value != NULL && *value != kept->value) CALL(ReleaseValue)(*value);
+  *value = NULL;
+}
+
 static void free_inputs(ort_frame *frame) {
-  for (size_t i = 0; i < frame->inputs; i++) {
-    if (frame->input_values[i] != NULL) CALL(ReleaseValue)(frame->input_values[i]);
-    frame->input_values[i] = NULL;
+  for (size_t i = 0; i < frame->inputs; i++) let_go(&frame->input_values[i], &frame->kept_in[i]);
+}
+
+static void free_outputs(ort_frame *frame) {
+  for (size_t i = 0; i < frame->outputs; i++) {
+    let_go(&frame->output_values[i], &frame->kept_out[i]);
+    if (frame->out[i].owned) free(frame->out[i].data);
+    memset(&frame->out[i], 0, sizeof frame->out[i]);
   }
 }
 
 void ort_frame_clear(ort_frame *frame) {
   free_inputs(frame);
-  for (size_t i = 0; i < frame->outputs; i++) {
-    if (frame->output_values[i] != NULL) CALL(ReleaseValue)(frame->output_values[i]);
-    frame->output_values[i] = NULL;
-    if (frame->out[i].owned) free(frame->out[i].data);
-    memset(&frame->out[i], 0, sizeof frame->out[i]);
-  }
+  free_outputs(frame);
   frame->inputs = frame->outputs = 0;
 }
 
+static void drop(ort_kept *kept) {
+  if (kept->value != NULL) CALL(ReleaseValue)(kept->value);
+  memset(kept, 0, sizeof *kept);
+}
+
+static void unbind(ort_frame *frame) {
+  for (size_t i = 0; i < frame->bound_outputs; i++) drop(&frame->kept_out[i]);
+  frame->bound_outputs = 0;
+}
+
 void ort_frame_free(ort_frame *frame) {
+  unbind(frame);
+  for (ort_kept *kept = frame->kept_in; kept < frame->kept_out; kept++) drop(kept);
   free(frame->dims);
   free(frame);
 }
@@ -397,13 +418,133 @@ static OrtStatus *read_output(const ort_frame *frame, size_t index) {
   return pack_strings(value, count, t);
 }
 
-static OrtStatus *run(OrtSession *session, const OrtRunOptions *options, ort_frame *frame) {
-  for (size_t i = 0; i < frame->inputs; i++) TRY(make_value(&frame->in[i], &frame->input_values[i]));
+static bool keeps(const ort_kept *kept, const char *name, const ort_tensor *t) {
+  return kept->value != NULL && kept->name == name && kept->type == t->type && kept->size == t->size &&
+         kept->rank == t->rank && (t->rank == 0 || memcmp(kept->shape, t->shape, t->rank * sizeof *t->shape) == 0);
+}
+
+static OrtStatus *fill_kept(ort_kept *kept, const char *name) {
+  int type;
+  TRY(CALL(GetTensorElementTypeAndShapeDataReference)(kept->value, &type, &kept->shape, &kept->rank));
+  TRY(CALL(GetTensorSizeInBytes)(kept->value, &kept->size));
+  TRY(CALL(GetTensorMutableData)(kept->value, &kept->data));
+  kept->type = type, kept->name = name;
+  return NULL;
+}
+
+// give makes an input's value. A small one is copied into a value that stays for the next call: the copy costs less
+// than making and freeing a value. small is cleared when it is not, same when it differs from the last call's in name,
+// type or shape.
+static OrtStatus *give(ort_frame *frame, size_t i, bool *small, bool *same) {
+  ort_tensor *t = &frame->in[i];
+  ort_kept *kept = &frame->kept_in[i];
+  if (t->type == type_string || t->size == 0 || t->size > ORT_KEEP_LIMIT) {
+    *small = *same = false;
+    return make_value(t, &frame->input_values[i]);
+  }
+  if (!keeps(kept, frame->input_names[i], t)) {
+    *same = false;
+    drop(kept);
+    TRY(CALL(CreateTensorAsOrtValue)(allocator, t->shape, t->rank, t->type, &kept->value));
+    OrtStatus *status = fill_kept(kept, frame->input_names[i]);
+    if (status == NULL && kept->size != t->size)
+      status = CALL(CreateStatus)(code_invalid, "the tensor's size is not that of its shape");
+    if (status != NULL) {
+      drop(kept);
+      return status;
+    }
+  }
+  memcpy(kept->data, t->data, t->size);
+  frame->input_values[i] = kept->value;
+  t->data = kept->data; // where an output that is this input has its memory
+  return NULL;
+}
+
+// lend hands the last call's outputs to this one, which has inputs of the same shapes, to be written again. It marks
+// each: see written.
+static void lend(ort_frame *frame) {
+  for (size_t i = 0; i < frame->outputs; i++) {
+    ort_kept *kept = &frame->kept_out[i];
+    memcpy(kept->data, &frame->canary, sizeof frame->canary);
+    frame->output_values[i] = kept->value;
+  }
+}
+
+static bool bindable(const ort_frame *frame, bool same) {
+  if (!same || frame->bound_outputs == 0 || frame->bound_inputs != frame->inputs ||
+      frame->bound_outputs != frame->outputs)
+    return false;
   for (size_t i = 0; i < frame->outputs; i++)
-    if (frame->out[i].data != NULL) TRY(make_value(&frame->out[i], &frame->output_values[i]));
-  TRY(CALL(Run)(session, options, frame->input_names, (const OrtValue *const *)frame->input_values, frame->inputs,
-                frame->output_names, frame->outputs, frame->output_values));
-  for (size_t i = 0; i < frame->outputs; i++) TRY(read_output(frame, i));
+    if (frame->out[i].data != NULL || frame->kept_out[i].name != frame->output_names[i]) return false;
+  return true;
+}
+
+// written says whether every bound output was written. A graph may give a tensor of its own in place of the bound one (a
+// branch that hands a value through), of which Run's caller is not told; the bound memory then holds an earlier answer,
+// maybe another caller's. A first element that happens to be the mark costs a second run and nothing else.
+static bool written(const ort_frame *frame) {
+  for (size_t i = 0; i < frame->outputs; i++)
+    if (memcmp(frame->kept_out[i].data, &frame->canary, sizeof frame->canary) == 0) return false;
+  return true;
+}
+
+// keep_outputs makes values like the outputs, for the next call to write to, if all are small. The outputs themselves will
+// not do: their memory may be an initializer's.
+static OrtStatus *keep_outputs(ort_frame *frame) {
+  for (size_t i = 0; i < frame->outputs; i++) {
+    const ort_tensor *t = &frame->out[i];
+    if (t->type == type_string || t->owned || t->size < sizeof frame->canary || t->size > ORT_KEEP_LIMIT) return NULL;
+  }
+  for (size_t i = 0; i < frame->outputs; i++) {
+    const ort_tensor *t = &frame->out[i];
+    ort_kept *kept = &frame->kept_out[i];
+    frame->bound_outputs = i + 1;
+    OrtStatus *status = CALL(CreateTensorAsOrtValue)(allocator, t->shape, t->rank, t->type, &kept->value);
+    if (status == NULL) status = fill_kept(kept, frame->output_names[i]);
+    if (status != NULL) {
+      unbind(frame);
+      return status;
+    }
+  }
+  frame->bound_inputs = frame->inputs;
+  return NULL;
+}
+
+static OrtStatus *call(OrtSession *session, const OrtRunOptions *options, ort_frame *frame) {
+  return CALL(Run)(session, options, frame->input_names, (const OrtValue *const *)frame->input_values, frame->inputs,
+                   frame->output_names, frame->outputs, frame->output_values);
+}
+
+// run_bound runs with the last call's outputs. false: run again without; an error may come from the binding alone, as
+// shapes may depend on what is in the inputs.
+static bool run_bound(OrtSession *session, const OrtRunOptions *options, ort_frame *frame) {
+  lend(frame);
+  OrtStatus *status = call(session, options, frame);
+  if (status == NULL && written(frame)) return true;
+  ort_status_drop(status);
+  for (size_t i = 0; i < frame->outputs; i++) frame->output_values[i] = NULL; // unbind frees them
+  return false;
+}
+
+static OrtStatus *run(OrtSession *session, const OrtRunOptions *options, ort_frame *frame) {
+  bool small = true, same = true;
+  for (size_t i = 0; i < frame->inputs; i++) TRY(give(frame, i, &small, &same));
+  bool binds = bindable(frame, same);
+  if (!binds || !run_bound(session, options, frame)) {
+    unbind(frame);
+    bool given = false;
+    for (size_t i = 0; i < frame->outputs; i++) {
+      if (frame->out[i].data == NULL) continue;
+      given = true;
+      TRY(make_value(&frame->out[i], &frame->output_values[i]));
+    }
+    TRY(call(session, options, frame));
+    if (binds) frame->canary = 0; // it runs, but not into given memory
+    for (size_t i = 0; i < frame->outputs; i++) TRY(read_output(frame, i));
+    if (small && !given && frame->canary != 0) TRY(keep_outputs(frame));
+  } else {
+    for (size_t i = 0; i < frame->outputs; i++) TRY(read_output(frame, i));
+  }
   free_inputs(frame);
   return NULL;
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/cgo"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type environment struct {
 	log     cgo.Handle
 	refs    int // guarded by process
 	options Options
+	canary  uint64 // not zero; nobody outside can know it
 }
 
 // Runtime is a use of the process's environment. Its methods may be called from many goroutines.
@@ -112,7 +114,7 @@ func load(cacheDir string) error {
 }
 
 func newEnvironment(options Options) (*environment, error) {
-	e := &environment{log: cgo.NewHandle(options.Log), options: options}
+	e := &environment{log: cgo.NewHandle(options.Log), options: options, canary: rand.Uint64() | 1}
 	status := C.ort_env_new(severity(options.LogLevel.Level()), C.int(options.IntraThreads), C.int(options.InterThreads),
 		C.bool(options.Spin), C.uintptr_t(e.log), &e.env)
 	if err := check("make the environment", status); err != nil {
@@ -159,8 +161,12 @@ func (r *Runtime) Close() {
 // other than glibc.
 func TrimMemory() { C.ort_trim() }
 
-// PrepackedWeights holds weights that kernels have rearranged, so that sessions with equal weights share one copy. It
-// may be given to many sessions, also at the same time, and must be closed after all of them.
+// PrepackedWeights holds weights that kernels have rearranged, for sessions to share. It may be given to many sessions,
+// also at the same time, and must be closed after all of them.
+//
+// ONNX Runtime shares only initializers that were added to the options of both sessions, not those that stand in a file,
+// and it takes two for equal by 61 bits of a hash that can be forged: sessions of files that do not trust each other must
+// not meet in one container. To hold one file more than once, share its session.
 type PrepackedWeights struct {
 	container *C.OrtPrepacked
 }

@@ -85,16 +85,34 @@ typedef struct {
   bool owned;
 } ort_tensor;
 
+// Tensors up to this size stay in a frame between calls; larger ones cost far more than what keeping saves.
+#define ORT_KEEP_LIMIT 16384
+
+// A small tensor that stays in the frame from one call to the next. data lies in value.
+typedef struct {
+  OrtValue *value;
+  const char *name; // of the input or output; the session's, compared as an address
+  void *data;
+  size_t size;
+  const int64_t *shape;
+  size_t rank;
+  int32_t type;
+} ort_kept;
+
 // The arrays of one call of Run, made once and used again by later calls.
 typedef struct {
   const char **input_names, **output_names;
   OrtValue **input_values, **output_values;
   ort_tensor *in, *out; // out with data set: the result is written there; else ONNX Runtime allocates
-  int64_t *dims;        // room for the shapes that in and out point to
+  ort_kept *kept_in, *kept_out;
+  int64_t *dims; // room for the shapes that in and out point to
   size_t inputs, outputs, room;
+  size_t bound_inputs, bound_outputs; // how many there were when kept_out was filled; 0 outputs: it is not
+  uint64_t canary;                    // stands in bound outputs before a run; 0: outputs are never bound
 } ort_frame;
 
-ort_frame *ort_frame_new(size_t inputs, size_t outputs);
+// canary is a secret of the process, or 0 for frames that shall not bind outputs.
+ort_frame *ort_frame_new(size_t inputs, size_t outputs, uint64_t canary);
 bool ort_frame_dims(ort_frame *frame, size_t room);
 void ort_frame_clear(ort_frame *frame);
 void ort_frame_free(ort_frame *frame);

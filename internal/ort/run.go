@@ -99,8 +99,8 @@ func (r *RunOptions) Close() {
 	}
 }
 
-// Result holds the outputs of one run. Their Shape and Data are views of ONNX Runtime's memory: they may be read until
-// Release, and must not be written.
+// Result holds the outputs of one run. Outputs itself, and their Shape and Data, are the session's memory: they may be
+// read until Release, and must not be written. Once released, a Result may serve another run.
 type Result struct {
 	Outputs []Tensor
 	call    *call
@@ -118,14 +118,23 @@ type call struct {
 // Run feeds inputs and gives the outputs named, in that order; nil means all. Inputs are not copied (except data that is
 // not aligned for its type): they must not change during the call and are not used after it. options may be nil.
 func (s *Session) Run(inputs []Tensor, outputs []string, options *RunOptions) (*Result, error) {
-	c, err := s.begin(inputs)
-	if err != nil {
+	result := &Result{}
+	if err := s.Fill(result, inputs, outputs, options); err != nil {
 		return nil, err
 	}
-	if err := c.fetch(outputs); err != nil {
-		return nil, c.fail(err)
+	return result, nil
+}
+
+// Fill is Run with a Result of the caller's, which must be new or released.
+func (s *Session) Fill(result *Result, inputs []Tensor, outputs []string, options *RunOptions) error {
+	c, err := s.begin(inputs)
+	if err != nil {
+		return err
 	}
-	return c.run(options)
+	if err := c.fetch(outputs); err != nil {
+		return c.fail(err)
+	}
+	return c.run(result, options)
 }
 
 // RunInto is Run with the outputs written into memory of the caller's, whose type, shape and size must be those of the
@@ -138,7 +147,8 @@ func (s *Session) RunInto(inputs, outputs []Tensor, options *RunOptions) error {
 	if err := c.bind(outputs); err != nil {
 		return c.fail(err)
 	}
-	result, err := c.run(options)
+	var result Result
+	err = c.run(&result, options)
 	result.Release()
 	return err
 }
@@ -148,10 +158,8 @@ func (s *Session) begin(inputs []Tensor) (*call, error) {
 	if !s.acquire() {
 		return nil, ErrClosed
 	}
-	var c *call
-	select {
-	case c = <-s.idle:
-	default:
+	c := s.idleCall()
+	if c == nil {
 		var err error
 		if c, err = s.newCall(); err != nil {
 			s.release()
@@ -164,9 +172,21 @@ func (s *Session) begin(inputs []Tensor) (*call, error) {
 	return c, nil
 }
 
+func (s *Session) idleCall() *call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.idle) - 1
+	if last < 0 {
+		return nil
+	}
+	c := s.idle[last]
+	s.idle = s.idle[:last]
+	return c
+}
+
 func (s *Session) newCall() (*call, error) {
 	c := &call{session: s, outputs: make([]Tensor, 0, len(s.fetchNames)), seen: make([]uint64, (len(s.feedNames)+63)/64)}
-	c.frame = C.ort_frame_new(C.size_t(len(s.feedNames)), C.size_t(len(s.fetchNames)))
+	c.frame = C.ort_frame_new(C.size_t(len(s.feedNames)), C.size_t(len(s.fetchNames)), C.uint64_t(s.env.canary))
 	if c.frame == nil {
 		return nil, errors.New("onnxruntime: out of memory")
 	}
@@ -352,7 +372,7 @@ func (c *call) bind(outputs []Tensor) error {
 }
 
 // run runs and wraps up what came out. The call goes back to the session now or, with a result, when that is released.
-func (c *call) run(options *RunOptions) (*Result, error) {
+func (c *call) run(result *Result, options *RunOptions) error {
 	var native *C.OrtRunOptions
 	if options != nil {
 		native = options.options
@@ -361,7 +381,7 @@ func (c *call) run(options *RunOptions) (*Result, error) {
 	c.pinner.Unpin()
 	if err != nil {
 		c.release()
-		return nil, err
+		return err
 	}
 	out := unsafe.Slice(c.frame.out, len(c.outputs))
 	for i := range c.outputs {
@@ -370,7 +390,8 @@ func (c *call) run(options *RunOptions) (*Result, error) {
 		t.Shape = unsafe.Slice((*int64)(unsafe.Pointer(out[i].shape)), out[i].rank)
 		t.Data = unsafe.Slice((*byte)(out[i].data), out[i].size)
 	}
-	return &Result{Outputs: c.outputs, call: c}, nil
+	result.Outputs, result.call = c.outputs, c
+	return nil
 }
 
 // fail gives the call back and passes the error on.
@@ -386,9 +407,13 @@ func (c *call) fail(err error) error {
 // release gives the buffers back to the session, or frees them when it has enough.
 func (c *call) release() {
 	s := c.session
-	select {
-	case s.idle <- c:
-	default:
+	s.mu.Lock()
+	keep := len(s.idle) < idleCalls
+	if keep {
+		s.idle = append(s.idle, c)
+	}
+	s.mu.Unlock()
+	if !keep {
 		c.free()
 	}
 	s.release()

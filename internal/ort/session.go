@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 )
@@ -82,7 +83,9 @@ type Session struct {
 	fetches      map[string]int
 	feedNames    []*C.char
 	fetchNames   []*C.char
-	idle         chan *call
+
+	mu   sync.Mutex // guards idle
+	idle []*call    // the last one used is taken first, as its memory is still in the processor's cache
 }
 
 // LoadFile makes a session from a model file; external data is found beside it. It stops early when ctx ends.
@@ -129,7 +132,7 @@ func (r *Runtime) load(ctx context.Context, options SessionOptions, open opener)
 	if options.Prepacked != nil {
 		prepacked = options.Prepacked.container
 	}
-	s := &Session{env: r.env, idle: make(chan *call, idleCalls)}
+	s := &Session{env: r.env}
 	r.env.acquire()
 	done := watch(ctx, func() { C.ort_status_drop(C.ort_options_cancel(o)) })
 	var session *C.OrtSession // not &s.session: C may not see an object that holds Go pointers
@@ -351,14 +354,8 @@ func (s *Session) release() {
 	if s.refs.Add(-1) > 0 {
 		return
 	}
-	for {
-		select {
-		case c := <-s.idle:
-			c.free()
-			continue
-		default:
-		}
-		break
+	for _, c := range s.idle {
+		c.free()
 	}
 	C.ort_session_free(s.session)
 	texts(s.feedNames).free()

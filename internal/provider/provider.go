@@ -23,6 +23,8 @@ type Workload struct {
 	Env    []string // KEY=value
 	Log    io.Writer
 	Limits Limits
+
+	Processors []int // that it may run on, by the system's numbers; nil means those of this process
 }
 
 // Limits bound a workload; 0 means no limit of ours.

@@ -15,9 +15,9 @@ type Routes interface {
 	Routes() []api.PlanEndpoint
 }
 
-// Replicas says where the instance that answers for a variant is loaded.
+// Replicas says where the instance that answers for a variant is loaded, and how it batches.
 type Replicas interface {
-	Replicas(v *api.Variant) []api.Replica
+	Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan)
 }
 
 // Sink takes a compiled plan; it must be quick, and must not change the plan.
@@ -50,7 +50,7 @@ func (p *Publisher) Publish() {
 		r := &routes[i]
 		for j := range r.Variants {
 			v := &r.Variants[j]
-			v.Replicas = p.fleet.Replicas(&v.Variant)
+			v.Replicas, v.Batch = p.fleet.Replicas(&v.Variant)
 		}
 		plan.Endpoints[r.Key] = r
 	}

@@ -22,10 +22,10 @@ func (h *house) Routes() []api.PlanEndpoint {
 	return []api.PlanEndpoint{{Key: key, Variants: []api.PlanVariant{{Variant: v}}}}
 }
 
-func (h *house) Replicas(v *api.Variant) []api.Replica {
+func (h *house) Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan) {
 	r, _ := h.fleet.Load(v.Digest)
 	list, _ := r.([]api.Replica)
-	return list
+	return list, nil
 }
 
 func TestPlanHoldsRoutesAndReplicas(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 
 // VersionStore is what the catalog needs of the database for models and versions.
 type VersionStore interface {
-	CommitVersion(ctx context.Context, v api.Version, aliases []api.AliasName, why string) (_ api.Version, created bool, _ error)
+	PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Version, created bool, _ error)
 	Version(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error)
 	VersionByDigest(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Version, error)
 	Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error)
@@ -37,10 +37,26 @@ type ModelStore interface {
 	Crashes(ctx context.Context, d api.Digest) (count int, reason string, err error)
 }
 
+// RepositoryStore is what the catalog needs of the database for what OCI clients see.
+type RepositoryStore interface {
+	LinkBlob(ctx context.Context, repo api.Repository, b api.RepositoryBlob, at api.Time) error
+	RepositoryBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.RepositoryBlob, error)
+	MountBlob(ctx context.Context, repo api.Repository, from string, d api.ContentDigest, at api.Time) (bool, error)
+	UnlinkBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) error
+	ManifestByDigest(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.Manifest, error)
+	ManifestByTag(ctx context.Context, repo api.Repository, tag string) (api.Manifest, error)
+	DeleteManifest(ctx context.Context, repo api.Repository, d api.ContentDigest) error
+	DeleteTag(ctx context.Context, repo api.Repository, tag, by string, at api.Time) error
+	RepositoryTags(ctx context.Context, repo api.Repository, after string, limit int) ([]string, error)
+	Referrers(ctx context.Context, repo api.Repository, subject api.ContentDigest, artifactType string, after api.ContentDigest, limit int) ([]api.Manifest, error)
+	VersionsWithoutManifest(ctx context.Context, limit int) ([]api.Version, error)
+}
+
 // Store is the part of the database that the catalog needs.
 type Store interface {
 	VersionStore
 	ModelStore
+	RepositoryStore
 }
 
 // Probe loads a version in a process that may die of it. Its error refuses the push: CodeLoadFailed when the runtime said
@@ -231,6 +247,26 @@ func (c *Catalog) OpenArtifact(ctx context.Context, t api.TenantID, ref api.Ref,
 	}
 	return api.Artifact{}, nil, api.Fail(api.CodeNotFound, v.Ref().String(), "the version has no file %q", shown(path)).
 		WithCure("List its files with `penstock show %s`.", v.Ref())
+}
+
+// ReadArtifact reads one file of a version whole, when it is no larger than limit.
+func (c *Catalog) ReadArtifact(ctx context.Context, t api.TenantID, ref api.Ref, path string, limit int64) ([]byte, error) {
+	a, f, err := c.OpenArtifact(ctx, t, ref, path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if a.Size > limit {
+		return nil, api.Fail(api.CodeTooLarge, ref.String(), "the file %q has %d bytes; the limit is %d", shown(path), a.Size, limit)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) != a.Size {
+		err = errors.New("it has another size than its version says")
+	}
+	if err != nil {
+		return nil, storage("read a version's file", err)
+	}
+	return text, nil
 }
 
 func mayWrite(p *api.Principal) error {

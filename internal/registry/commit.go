@@ -34,29 +34,50 @@ func (c *Catalog) Commit(ctx context.Context, p *api.Principal, model api.ModelN
 	}
 	v := api.Version{Tenant: p.Tenant, Model: model, State: api.VersionReady, Format: "onnx", Tags: up.Tags, Metrics: up.Metrics,
 		Card: up.Card, CreatedBy: p.Name}
-	if err := c.readFiles(ctx, &v, up.Files); err != nil {
+	push, err := c.prepare(ctx, &v, up.Files)
+	if err != nil {
 		return api.Version{}, false, err
 	}
-	if err := c.addCard(ctx, &v); err != nil {
-		return api.Version{}, false, err
-	}
-	for _, a := range v.Artifacts {
-		v.Size += a.Size
-	}
-	var err error
-	if v.Digest, err = c.writeManifest(ctx, v); err != nil {
-		return api.Version{}, false, err
-	}
-	if err := c.tryOut(ctx, v); err != nil {
-		return api.Version{}, false, err
-	}
-	v.Created = api.TimeOf(c.now())
-	got, created, err := c.store.CommitVersion(ctx, v, up.Aliases, up.Why)
+	push.Version, push.Aliases, push.Why = &v, up.Aliases, up.Why
+	got, created, err := c.store.PutManifest(ctx, push)
 	if err != nil || created || len(up.Tags) == 0 {
 		return got, created, err
 	}
 	got, err = c.SetTags(ctx, p, model, got.Number, up.Tags, nil)
 	return got, false, err
+}
+
+// prepare makes a version of files: it reads and tries them, and writes the manifest, all but the row.
+func (c *Catalog) prepare(ctx context.Context, v *api.Version, files []api.UploadFile) (api.ManifestPush, error) {
+	if err := c.readFiles(ctx, v, files); err != nil {
+		return api.ManifestPush{}, err
+	}
+	if err := c.addCard(ctx, v); err != nil {
+		return api.ManifestPush{}, err
+	}
+	push, err := c.writeManifest(ctx, *v)
+	if err != nil {
+		return push, err
+	}
+	v.Digest = push.Blob
+	if err := c.finish(ctx, v); err != nil {
+		return push, err
+	}
+	push.Pushed = v.Created
+	return push, nil
+}
+
+// finish tries a version out whose manifest is written.
+func (c *Catalog) finish(ctx context.Context, v *api.Version) error {
+	v.Size = 0
+	for _, a := range v.Artifacts {
+		v.Size += a.Size
+	}
+	if err := c.tryOut(ctx, *v); err != nil {
+		return err
+	}
+	v.Created = api.TimeOf(c.now())
+	return nil
 }
 
 // checkUploaded makes sure that the tenant itself sent every file, and that its length is as the push says.

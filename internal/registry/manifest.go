@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"slices"
 	"strconv"
 
 	"github.com/penstock/penstock/api"
@@ -39,9 +38,6 @@ type manifest struct {
 	Config        descriptor        `json:"config"`
 	Layers        []descriptor      `json:"layers"`
 	Annotations   map[string]string `json:"annotations,omitempty"`
-
-	// Manifests is never written. A body that is an image and an index at once means two things to two readers.
-	Manifests json.RawMessage `json:"manifests,omitempty"`
 }
 
 type descriptor struct {
@@ -75,9 +71,9 @@ type fileNote struct {
 	TypeFlag byte   `json:"typeflag"`
 }
 
-// writeManifest stores a version's config and manifest as blobs and returns the manifest's digest. The artifacts must be
-// in their final order.
-func (c *Catalog) writeManifest(ctx context.Context, v api.Version) (api.Digest, error) {
+// writeManifest stores a version's config and manifest as blobs and returns what the repository is told of them. The
+// artifacts must be in their final order.
+func (c *Catalog) writeManifest(ctx context.Context, v api.Version) (push api.ManifestPush, err error) {
 	var config modelConfig
 	config.Config.Format = v.Format
 	config.Config.ParamSize = paramSize(v.Info.Parameters)
@@ -87,29 +83,42 @@ func (c *Catalog) writeManifest(ctx context.Context, v api.Version) (api.Digest,
 		config.ModelFS.DiffIDs = append(config.ModelFS.DiffIDs, a.Digest)
 		note, err := json.Marshal(fileNote{Name: a.Path, Mode: 0o644, Size: a.Size, ModTime: "1970-01-01T00:00:00Z", TypeFlag: '0'})
 		if err != nil {
-			return "", fmt.Errorf("describe %s: %w", a.Path, err)
+			return push, fmt.Errorf("describe %s: %w", a.Path, err)
 		}
 		m.Layers = append(m.Layers, descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size,
 			Annotations: map[string]string{notePath: a.Path, noteTitle: a.Path, noteFile: string(note), noteRole: string(a.Role)}})
 	}
-	var err error
 	if m.Config, err = c.putJSON(ctx, mediaConfig, config); err != nil {
-		return "", err
+		return push, err
 	}
 	signature, err := json.Marshal(v.Signature)
 	if err != nil {
-		return "", fmt.Errorf("describe the signature: %w", err)
+		return push, fmt.Errorf("describe the signature: %w", err)
 	}
 	m.Annotations[noteSignature] = string(signature)
 	if len(v.Metrics) > 0 {
 		metrics, err := json.Marshal(v.Metrics)
 		if err != nil {
-			return "", fmt.Errorf("describe the metrics: %w", err)
+			return push, fmt.Errorf("describe the metrics: %w", err)
 		}
 		m.Annotations[noteMetrics] = string(metrics)
 	}
 	written, err := c.putJSON(ctx, mediaManifest, m)
-	return written.Digest, err
+	if err != nil {
+		return push, err
+	}
+	push.Manifest = api.Manifest{Repository: api.Repository{Tenant: v.Tenant, Name: string(v.Model)}, RepositoryBlob: known(written),
+		MediaType: mediaManifest, ArtifactType: typeModel, PushedBy: v.CreatedBy}
+	for _, d := range append(m.Layers, m.Config) {
+		push.Parts = append(push.Parts, api.ContentDigest(d.Digest))
+		push.Links = append(push.Links, known(d))
+	}
+	return push, nil
+}
+
+// known is a blob as a repository names it that goes by sha256 like the store.
+func known(d descriptor) api.RepositoryBlob {
+	return api.RepositoryBlob{Digest: api.ContentDigest(d.Digest), Blob: d.Digest, Size: d.Size}
 }
 
 func (c *Catalog) putJSON(ctx context.Context, mediaType string, value any) (descriptor, error) {
@@ -128,40 +137,38 @@ func (c *Catalog) putJSON(ctx context.Context, mediaType string, value any) (des
 	return descriptor{MediaType: mediaType, Digest: info.Digest, Size: info.Size}, err
 }
 
-// parseManifest reads a manifest back and trusts nothing in it: it may have been written by another release, or have come
-// from elsewhere under a digest that somebody deploys.
+// parseManifest reads the files of a version's manifest back and trusts nothing in it: it may have been written by another
+// release, or by another program that pushed it.
 func (l Limits) parseManifest(body []byte) ([]api.Artifact, error) {
-	var m manifest
-	if err := json.Unmarshal(body, &m); err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+	m, err := readManifest(body, "")
+	if err != nil {
+		return nil, err
 	}
-	if m.Manifests != nil || m.SchemaVersion != 2 || m.MediaType != mediaManifest || m.ArtifactType != typeModel {
-		return nil, fmt.Errorf("manifest of type %q and version %d is not a model's", shown(m.ArtifactType), m.SchemaVersion)
+	layers, err := m.layers()
+	if err != nil {
+		return nil, err
 	}
-	var artifacts []api.Artifact
-	var files []api.UploadFile
-	models := 0
-	for _, layer := range m.Layers {
-		a := api.Artifact{Path: layer.Annotations[notePath], Digest: layer.Digest, Size: layer.Size, MediaType: layer.MediaType,
-			Role: api.Role(layer.Annotations[noteRole])}
-		if !slices.Contains([]api.Role{api.RoleModel, api.RoleData, api.RoleDoc}, a.Role) {
-			return nil, fmt.Errorf("layer %s has the role %q", layer.Digest.Short(), shown(string(a.Role)))
-		}
-		if a.Role == api.RoleModel {
-			models++
-		}
-		artifacts = append(artifacts, a)
-		files = append(files, api.UploadFile{Path: a.Path, Digest: a.Digest, Size: a.Size})
+	if !plainFiles(layers) {
+		return nil, fmt.Errorf("manifest of type %q holds no plain files", shown(m.ArtifactType))
 	}
-	if models != 1 {
-		return nil, fmt.Errorf("manifest names %d model files, not one", models)
+	artifacts, err := artifactsOf(layers)
+	if err != nil {
+		return nil, err
 	}
 	own := l
 	own.Files++ // the card is a file too
-	if err := own.checkFiles(files); err != nil {
+	if err := own.checkFiles(uploadFiles(artifacts)); err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	return artifacts, nil
+}
+
+func uploadFiles(artifacts []api.Artifact) []api.UploadFile {
+	files := make([]api.UploadFile, len(artifacts))
+	for i, a := range artifacts {
+		files[i] = api.UploadFile{Path: a.Path, Digest: a.Digest, Size: a.Size}
+	}
+	return files
 }
 
 // readSmall reads a whole small blob, within the limit.

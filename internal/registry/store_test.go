@@ -8,10 +8,13 @@ import (
 	"sync"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/registry"
 )
 
 // memoryStore is the catalog's part of the database, as plain maps: the seam's fake for this room's tests.
 type memoryStore struct {
+	registry.RepositoryStore // none: what needs it is tested on a real database
+
 	mu       sync.Mutex // guards all below
 	versions map[string][]api.Version
 	aliases  map[string][]api.Alias
@@ -46,6 +49,10 @@ func (s *memoryStore) CommitVersion(_ context.Context, v api.Version, aliases []
 		s.move(k, a, v.Number, v.CreatedBy, why, v.Created)
 	}
 	return v, created, nil
+}
+
+func (s *memoryStore) PutManifest(ctx context.Context, push api.ManifestPush) (api.Version, bool, error) {
+	return s.CommitVersion(ctx, *push.Version, push.Aliases, push.Why)
 }
 
 func (s *memoryStore) move(k string, a api.AliasName, to api.VersionNumber, by, why string, at api.Time) api.Alias {

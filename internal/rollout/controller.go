@@ -5,6 +5,8 @@ package rollout
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"maps"
 	"slices"
@@ -53,6 +55,9 @@ type Config struct {
 	Log            *slog.Logger
 	Store          Store
 	Catalog        Catalog
+	Chains         Chains // nil: no chains
+	Files          Files  // for chains
+	Prober         Prober // for chains; nil: they are not tried
 	Fleet          Fleet
 	Meter          Meter
 }
@@ -68,6 +73,7 @@ type Controller struct {
 	endpoints map[api.EndpointKey]*endpoint
 	changed   chan struct{} // closed and replaced whenever a release changes state
 	drained   bool          // no load begins any more
+	wanted    time.Time     // when want looked last
 }
 
 // endpoint is the controller's memory of one endpoint. The database holds the same, but for unsaved.
@@ -209,6 +215,7 @@ func (c *Controller) want() {
 	defer c.wanting.Unlock()
 	c.mu.Lock()
 	now := c.Now()
+	c.wanted = now
 	wants := map[string]api.Want{}
 	for _, e := range c.endpoints {
 		var loaded []api.RevisionNumber
@@ -231,10 +238,16 @@ func (c *Controller) want() {
 	c.Fleet.SetWants(slices.Collect(maps.Values(wants)))
 }
 
+// want is what the fleet must hold for a variant.
+func want(v *api.Variant) api.Want {
+	return api.Want{Instance: Instance(v), Digest: v.Digest, Format: v.Format, Subject: v.Subject(),
+		Replicas: v.Serving.Replicas, Options: v.LoadOptions()}
+}
+
 func addWants(wants map[string]api.Want, rev *api.Revision) {
 	for _, v := range rev.Variants {
-		w := api.Want{Instance: Instance(&v), Tenant: rev.Tenant, Digest: v.Digest, Format: v.Format,
-			Subject: api.Ref{Model: v.Model, Version: v.Version}.String(), Replicas: v.Serving.Replicas}
+		w := want(&v)
+		w.Tenant = rev.Tenant
 		if old, ok := wants[w.Instance]; ok {
 			w.Subject, w.Tenant = old.Subject, old.Tenant
 			if old.Replicas == 0 || w.Replicas == 0 {
@@ -246,8 +259,17 @@ func addWants(wants map[string]api.Want, rev *api.Revision) {
 	}
 }
 
-// Instance names the loaded form of a variant: its digest, so that revisions with the same version share it.
-func Instance(v *api.Variant) string { return v.Digest.Hex() }
+// Instance names the loaded form of a variant: its digest, so that revisions with the same version share it, and of
+// options that are not the defaults a digest of theirs. A chain's digest tells its steps already.
+func Instance(v *api.Variant) string {
+	options := v.Serving.LoadOptions()
+	text := options.Text()
+	if text == "" {
+		return v.Digest.Hex()
+	}
+	sum := sha256.Sum256([]byte(text))
+	return v.Digest.Hex() + "-" + hex.EncodeToString(sum[:6])
+}
 
 // step carries one endpoint a step further.
 func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Duration, error) {
@@ -266,6 +288,9 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 	rel, recording, open := e.active, e.recording, e.load
 	until := c.RollbackWindow - c.Now().Sub(e.Traffic.Changed.Std())
 	idle := len(e.Traffic.Warm) > 0
+	// want looks at every endpoint: it is asked only for one whose warm revisions it has counted in so far. A start with
+	// many endpoints would take the square of their number otherwise.
+	over := idle && c.wanted.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow
 	c.mu.Unlock()
 	switch {
 	case rel == nil && open != nil:
@@ -273,7 +298,9 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 	case rel == nil && idle && until > 0:
 		return until, nil
 	case rel == nil:
-		c.want() // the window is over: the warm ones may go
+		if over {
+			c.want() // the window is over: the warm ones may go
+		}
 		return 0, nil
 	case recording:
 		return recheck, nil

@@ -3,6 +3,8 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/penstock/penstock/api"
 )
@@ -13,6 +15,10 @@ const (
 	weightMax    = 1_000_000
 	replicasMax  = 64
 	timeoutMSMax = 3_600_000
+
+	cacheBytesMin = 64 << 10
+	cacheBytesMax = 1 << 40
+	cacheTTLMSMax = 365 * 24 * 3_600_000
 )
 
 // Deploy resolves the spec to a revision and records its release; the loop carries it out. It returns when the record
@@ -85,6 +91,11 @@ func (c *Controller) reserve(ctx context.Context, key api.EndpointKey, p *api.Pr
 	}
 	now := api.TimeOf(c.Now())
 	rev.Number, rev.Created = e.lastRevision+1, now
+	for i := range rev.Variants {
+		if v := &rev.Variants[i]; v.Chain != nil {
+			v.Version = api.VersionNumber(rev.Number) // a chain has no versions but its endpoint's revisions
+		}
+	}
 	rel := api.Release{Tenant: key.Tenant, Endpoint: key.Endpoint, Number: e.lastRelease + 1, Kind: api.ReleaseDeploy,
 		From: e.Traffic.Current, To: rev.Number, Strategy: rev.Strategy, State: api.ReleaseLoading,
 		By: p.Name, Why: why, Started: now, Durable: true}
@@ -135,22 +146,83 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		return v, api.Fail(api.CodeBadRequest, string(name),
 			"variant %q: weight must be 0 to %d, replicas 0 to %d, timeout_ms 0 to %d", v.Name, weightMax, replicasMax, timeoutMSMax)
 	}
-	ref, err := api.ParseRef(s.Model)
+	if err := v.Serving.Batching.Check(string(name)); err != nil {
+		return v, err
+	}
+	if err := checkCache(name, v.Name, v.Serving.Cache); err != nil {
+		return v, err
+	}
+	if s.Chain != nil {
+		err := c.chain(ctx, p, name, &s, &v)
+		return v, err
+	}
+	if s.Model == "" {
+		return v, api.Fail(api.CodeBadRequest, string(name), "variant %q: model or chain: one of them must be given", v.Name)
+	}
+	version, err := c.version(ctx, p, s.Model)
+	if err != nil {
+		return v, err
+	}
+	if err := cacheable(&v, &version); err != nil {
+		return v, err
+	}
+	v.Model, v.Version, v.Digest, v.Format, v.Signature = version.Model, version.Number, version.Digest, version.Format, version.Signature
+	return v, nil
+}
+
+// version finds what a reference names, when it can serve.
+func (c *Controller) version(ctx context.Context, p *api.Principal, text string) (v api.Version, err error) {
+	ref, err := api.ParseRef(text)
 	if err != nil {
 		return v, err
 	}
 	if ref.Tenant != "" && ref.Tenant != p.Tenant {
-		return v, api.Fail(api.CodeModelNotFound, s.Model, "no such model in this tenant")
+		return v, api.Fail(api.CodeModelNotFound, text, "no such model in this tenant")
 	}
-	version, err := c.Catalog.Resolve(ctx, p.Tenant, ref)
-	if err != nil {
+	if v, err = c.Catalog.Resolve(ctx, p.Tenant, ref); err != nil {
 		return v, err
 	}
-	if version.State != api.VersionReady {
-		return v, api.Fail(api.CodeModelRefused, version.Ref().String(), "the version is %s: %s", version.State, version.Reason)
+	if v.State != api.VersionReady {
+		return v, api.Fail(api.CodeModelRefused, v.Ref().String(), "the version is %s: %s", v.State, v.Reason)
 	}
-	v.Model, v.Version, v.Digest, v.Format, v.Signature = version.Model, version.Number, version.Digest, version.Format, version.Signature
 	return v, nil
+}
+
+// cacheable refuses a response cache for what answers otherwise every time.
+func cacheable(v *api.Variant, version *api.Version) error {
+	ops := drawing(version.Info.Ops)
+	if v.Serving.Cache == nil || len(ops) == 0 {
+		return nil
+	}
+	return api.Fail(api.CodeModelRefused, version.Ref().String(),
+		"the model draws random numbers (%s): a response cache would give one draw to everybody", strings.Join(ops, ", ")).
+		WithCure("Deploy it without serving.cache.")
+}
+
+func checkCache(name api.EndpointName, variant api.VariantName, c *api.ResponseCache) error {
+	if c == nil {
+		return nil
+	}
+	if c.Bytes < cacheBytesMin || c.Bytes > cacheBytesMax || c.TTLMS < 0 || c.TTLMS > cacheTTLMSMax {
+		return api.Fail(api.CodeBadRequest, string(name), "variant %q: cache.bytes must be %d to %d, cache.ttl_ms 0 to %d",
+			variant, cacheBytesMin, cacheBytesMax, int64(cacheTTLMSMax))
+	}
+	return nil
+}
+
+// drawing lists the operators of a graph that draw random numbers. A seed does not make them fit for a cache: it fixes
+// where the runtime's generator begins when the model is loaded, and every run draws on from there.
+func drawing(ops map[string]int64) []string {
+	var found []string
+	for _, op := range []string{"ai.onnx::Bernoulli", "ai.onnx::Multinomial", "ai.onnx::RandomNormal", "ai.onnx::RandomNormalLike",
+		"ai.onnx::RandomUniform", "ai.onnx::RandomUniformLike", "com.microsoft::Sampling"} {
+		if ops[op] > 0 {
+			_, short, _ := strings.Cut(op, "::")
+			found = append(found, short)
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // sameSignature refuses variants that would answer one caller with different tensors.

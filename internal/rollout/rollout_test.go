@@ -189,11 +189,13 @@ type fleet struct {
 	held bool
 	want map[string]bool
 	have map[string]bool
+	told int // calls of SetWants
 }
 
 func (f *fleet) SetWants(wants []api.Want) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.told++
 	f.want = map[string]bool{}
 	for _, w := range wants {
 		f.want[w.Instance] = true
@@ -306,6 +308,47 @@ func (b *bench) deploy(t *testing.T, version int) api.Release {
 		t.Fatal(err)
 	}
 	return rel
+}
+
+// TestStartLooksAtEverythingOnce starts with many endpoints, some with revisions kept warm. What must be loaded is made
+// up from all of them, so it must not be made up again for each: only at the start, and when the rollback window ends.
+func TestStartLooksAtEverythingOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const endpoints = 50
+		db, journal := newDatabase(), t.TempDir()
+		b := start(t, db, journal)
+		for i := range endpoints {
+			name := api.EndpointName(fmt.Sprint("e", i))
+			for version := range 1 + i%2 {
+				rel, err := b.Deploy(t.Context(), someone, name, spec(version+1), -1, "")
+				if err == nil {
+					_, err = b.Await(t.Context(), "default", name, rel.Number)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		synctest.Wait()
+		b.stop()
+		told := func() (int, bool) {
+			b.fleet.mu.Lock()
+			defer b.fleet.mu.Unlock()
+			return b.fleet.told, b.fleet.want[digest(1).Hex()]
+		}
+		again := start(t, db, journal)
+		defer again.stop()
+		b = again
+		synctest.Wait()
+		if n, warm := told(); n > 1 || !warm {
+			t.Errorf("the fleet was told %d times at the start; version 1 wanted: %v", n, warm)
+		}
+		<-time.After(25 * time.Hour)
+		synctest.Wait()
+		if n, _ := told(); n > 1+4 { // one per look that runs in parallel when the windows end together
+			t.Errorf("the fleet was told %d times in all", n)
+		}
+	})
 }
 
 func TestDeployRollBackAndForth(t *testing.T) {
@@ -477,6 +520,7 @@ func TestBadSpecs(t *testing.T) {
 		"no variants":     {"e", api.EndpointSpec{}, api.CodeBadRequest},
 		"bad name":        {"../e", spec(1), api.CodeBadName},
 		"bad strategy":    {"e", api.EndpointSpec{Variants: spec(1).Variants, Strategy: "yolo"}, api.CodeBadRequest},
+		"bad batching":    {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "m@1", Serving: api.Serving{Batching: &api.Batching{MaxSize: -1}}}}}, api.CodeBadRequest},
 		"unknown version": {"e", spec(77), api.CodeVersionNotFound},
 		"bad reference":   {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "m@x"}}}, api.CodeBadName},
 		"foreign model":   {"e", api.EndpointSpec{Variants: []api.VariantSpec{{Model: "other/m@1"}}}, api.CodeModelNotFound},
@@ -613,5 +657,23 @@ func TestUnknownEndpoint(t *testing.T) {
 		if !api.Is(err, api.CodeEndpointNotFound) {
 			t.Errorf("call %d: %v", i, errors.Unwrap(err))
 		}
+	}
+}
+
+// TestInstancesAreSharedByWhatTheyAre: the same version with the same settings is loaded once, with others again.
+func TestInstancesAreSharedByWhatTheyAre(t *testing.T) {
+	name := func(replicas int, b *api.Batching) string {
+		return rollout.Instance(&api.Variant{Digest: "sha256:0123", Serving: api.Serving{Replicas: replicas, Batching: b}})
+	}
+	plain := name(0, nil)
+	if plain != "0123" {
+		t.Errorf("an instance with default settings is named %q", plain)
+	}
+	if other := name(3, &api.Batching{Mode: api.BatchAuto}); other != plain {
+		t.Errorf("the defaults written out make it %q", other)
+	}
+	on := name(0, &api.Batching{Mode: api.BatchOn})
+	if on == plain || on != name(2, &api.Batching{Mode: api.BatchOn}) || on == name(0, &api.Batching{Mode: api.BatchOn, MaxSize: 4}) {
+		t.Errorf("other settings: %q", on)
 	}
 }

@@ -62,8 +62,8 @@ func (c *Controller) status(rev *api.Revision) api.Status {
 		state := c.Fleet.State(Instance(v))
 		s.Replicas += len(state.Replicas)
 		s.Wanted += state.Wanted
-		s.Variants = append(s.Variants, api.VariantStatus{Name: v.Name, Model: api.Ref{Model: v.Model, Version: v.Version}.String(),
-			Weight: v.Weight, Replicas: len(state.Replicas), Wanted: state.Wanted})
+		s.Variants = append(s.Variants, api.VariantStatus{Name: v.Name, Model: v.Subject(),
+			Weight: v.Weight, Replicas: len(state.Replicas), Wanted: state.Wanted, Batch: state.Batch})
 		if len(state.Replicas) == 0 && v.Weight > 0 {
 			s.Ready = false
 		}

@@ -7,40 +7,53 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/serve/cache"
 	"github.com/penstock/penstock/internal/tensor"
 )
 
 // Call is one decoded inference request. The deadline is the context's; the path shortens it to the variant's limit.
 type Call struct {
-	Principal *api.Principal
-	Endpoint  api.EndpointName
-	Version   string // as written in the URL or message; empty means whatever the endpoint's weights pick
-	Unit      string // Penstock-Unit: keeps a caller on one variant
-	Variant   string // Penstock-Variant: forces one; needs the scope
-	RequestID string // chosen by the gateway, unique
-	Protocol  string // "oip-http" or "oip-grpc", for the exchange
-	Start     time.Time
-	Inputs    []tensor.Tensor // only read; may alias the request's body until Infer returns
-	Outputs   []string        // wanted outputs in order; nil means all
-	TraceID   string          // W3C trace context, when the caller sent one
-	ParentID  string
-	Sampled   bool
+	Principal  *api.Principal
+	Endpoint   api.EndpointName
+	Version    string // as written in the URL or message; empty means whatever the endpoint's weights pick
+	Unit       string // Penstock-Unit: keeps a caller on one variant
+	Variant    string // Penstock-Variant: forces one; needs the scope
+	RequestID  string // chosen by the gateway, unique
+	Protocol   string // "oip-http" or "oip-grpc", for the exchange
+	Start      time.Time
+	Inputs     []tensor.Tensor // only read; may alias the request's body until Infer returns
+	Outputs    []string        // wanted outputs in order; nil means all
+	Cache      CacheUse        // what the caller allows of the endpoint's response cache
+	Priority   int             // level in the batcher, 1 the highest; 0 is the variant's default
+	Parameters []api.Parameter // of the request, for chains that choose by them
+	TraceID    string          // W3C trace context, when the caller sent one
+	ParentID   string
+	Sampled    bool
 }
 
-// Answer is what a call gave. The outputs' memory is the engine's until Release.
+// Answer is what a call gave. The outputs' memory is the engine's, or the cache's, until Release; nobody writes to it.
 type Answer struct {
 	Outputs []tensor.Tensor
 	Model   api.ModelName
 	Version api.VersionNumber
 	Variant api.VariantName
+	Recall  Recall // what the endpoint's response cache had to do with it
 	release func()
+	entry   *cache.Entry
 }
 
 // Release gives the outputs' memory back; it must be called once, when the answer was written.
 func (a *Answer) Release() {
-	if a != nil && a.release != nil {
+	if a == nil {
+		return
+	}
+	if a.release != nil {
 		a.release()
 		a.release = nil
+	}
+	if a.entry != nil {
+		a.entry.Release()
+		a.entry = nil
 	}
 }
 
@@ -51,4 +64,7 @@ type View struct {
 	Platform  string   // "onnxruntime_onnx"
 	Signature api.Signature
 	Ready     bool
+	Cached    bool          // answers are kept and given again
+	Batch     api.BatchPlan // of the first version; MaxSize is 0 when nothing is batched, or nothing is known yet
+	Batching  api.Batching  // the settings that it was made from
 }

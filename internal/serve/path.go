@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/serve/cache"
 )
 
 // Engines finds the engine of a worker; it is asked on every request and must not block.
@@ -25,6 +26,7 @@ type Limits struct {
 	Queue   int           // requests in the gateway per endpoint, waiting and running; default 256
 	Timeout time.Duration // longest time for one request where the variant says nothing; default 60 s
 	Wake    time.Duration // longest wait for a replica while none is loaded; default 30 s
+	Cache   int64         // bytes of all response caches together, however much their endpoints ask for; default 256 MiB
 }
 
 // lostRetries bounds how often a request is sent again after a worker died with it: it got no byte of an answer, but it
@@ -40,13 +42,17 @@ type Path struct {
 	Now      func() time.Time
 
 	table atomic.Pointer[table]
+	kept  cache.Budget // what all response caches hold
 }
 
 // SetPlan puts a plan into effect for every request that is routed from now on. One goroutine calls it at a time.
 func (p *Path) SetPlan(plan *api.Plan) {
 	old := p.table.Load()
-	p.table.Store(compile(plan, old))
+	next := compile(plan, old)
+	p.openCaches(next, old)
+	p.table.Store(next)
 	if old != nil {
+		closeCaches(old, next)
 		close(old.replaced)
 	}
 }
@@ -54,7 +60,7 @@ func (p *Path) SetPlan(plan *api.Plan) {
 // Ready reports whether a plan is in effect.
 func (p *Path) Ready() bool { return p.table.Load() != nil }
 
-// Infer is the walk: admit, route, queue, balance, infer, record. Every call ends exactly once, at the latest with its
+// Infer is the walk: admit, route, recall, queue, share, balance, infer, record. Every call ends exactly once, at the latest with its
 // deadline, and leaves exactly one exchange.
 func (p *Path) Infer(ctx context.Context, c *Call) (*Answer, error) {
 	x := exchange(c)
@@ -72,6 +78,9 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 		return nil, err
 	}
 	see(x, to.variant)
+	if answer := p.recall(c, &to, x); answer != nil {
+		return answer, nil
+	}
 	gate := to.variant.gate
 	if err := gate.enter(p.Limits.queue()); err != nil {
 		return nil, err
@@ -79,7 +88,7 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 	defer gate.leave()
 	ctx, cancel := context.WithTimeout(ctx, p.Limits.timeout(to.variant))
 	defer cancel()
-	return p.infer(ctx, c, to, x)
+	return p.share(ctx, c, &to, x)
 }
 
 // admit checks what the principal may do; its tenant is the only place where names resolve.
@@ -94,11 +103,13 @@ func admit(c *Call) error {
 }
 
 // target is where a request goes: the variant in the table that routed it, and the replicas of that table which failed
-// it already.
+// it already. Asked is the response cache that may answer it, nil for none.
 type target struct {
 	table   *table
 	variant *variant
 	failed  []api.Replica
+	asked   *cache.Cache
+	key     cache.Key
 }
 
 func (p *Path) route(c *Call) (target, error) {
@@ -130,9 +141,9 @@ func (to *target) renew(newest *table, c *Call) (err error) {
 }
 
 // infer sends the request to the least loaded replica, and again where that is safe.
-func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (*Answer, error) {
+func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) (*Answer, error) {
 	for lost := 0; ; x.Retries++ {
-		r, waited, err := p.replica(ctx, c, &to)
+		r, waited, err := p.replica(ctx, c, to)
 		x.Queue += waited
 		if err != nil {
 			return nil, err
@@ -142,9 +153,9 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 		x.Worker = r.Worker
 		answer, err := p.send(ctx, c, v, r)
 		if err == nil {
-			v.compute.learn(answer.Compute)
+			v.compute.learn(ownShare(x, answer))
 			x.Queue += answer.Queue
-			x.Compute = answer.Compute
+			x.Compute, x.Executed, x.Wait, x.Steps = answer.Compute, int64(answer.Batch), answer.Wait, answer.Steps
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
 		}
 		switch {
@@ -160,6 +171,14 @@ func (p *Path) infer(ctx context.Context, c *Call, to target, x *api.Exchange) (
 	}
 }
 
+// ownShare is a request's part of the run that it shared with others.
+func ownShare(x *api.Exchange, answer *engine.Answer) time.Duration {
+	if int64(answer.Batch) <= x.Batch {
+		return answer.Compute
+	}
+	return answer.Compute * time.Duration(max(1, x.Batch)) / time.Duration(answer.Batch)
+}
+
 // about names the endpoint in an engine's error: the engine knows only the instance's name, which says nothing to callers.
 func about(err error, c *Call) error {
 	told := *api.AsError(err)
@@ -173,9 +192,9 @@ func (p *Path) send(ctx context.Context, c *Call, v *variant, r *replica) (*engi
 		return nil, api.Fail(api.CodeNotLoaded, string(c.Endpoint), "worker %s is gone", r.Worker)
 	}
 	work := v.compute.expect()
-	r.load.work.Add(work)
-	defer r.load.work.Add(-work)
-	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: c.Inputs, Outputs: c.Outputs})
+	r.load.enter(work)
+	defer r.load.leave(work)
+	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: v.inputs(c), Outputs: c.Outputs, Priority: c.Priority})
 }
 
 // gone reports an engine that is known to be dead: a request that was never sent to it costs no retry of a lost one.
@@ -229,7 +248,7 @@ func ended(ctx context.Context, c *Call) error {
 
 func exchange(c *Call) api.Exchange {
 	x := api.Exchange{RequestID: c.RequestID, Endpoint: c.Endpoint, Protocol: c.Protocol, Unit: c.Unit,
-		Start: api.TimeOf(c.Start), Batch: 1, TraceID: c.TraceID, ParentID: c.ParentID, Sampled: c.Sampled}
+		Start: api.TimeOf(c.Start), Batch: 1, Priority: c.Priority, TraceID: c.TraceID, ParentID: c.ParentID, Sampled: c.Sampled}
 	if c.Principal != nil {
 		x.Tenant, x.Key = c.Principal.Tenant, c.Principal.Key
 	}
@@ -265,6 +284,13 @@ func (l Limits) queue() int64 {
 		return int64(l.Queue)
 	}
 	return 256
+}
+
+func (l Limits) cache() int64 {
+	if l.Cache > 0 {
+		return l.Cache
+	}
+	return 256 << 20
 }
 
 func (l Limits) wake() time.Duration {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/serve/cache"
 	"github.com/penstock/penstock/internal/split"
 )
 
@@ -15,6 +16,7 @@ import (
 type table struct {
 	routes   map[api.EndpointKey]*route
 	loads    map[string]*load // by worker
+	caching  []*variant       // those whose spec asks for a response cache
 	replaced chan struct{}    // closed when a newer table is in effect
 }
 
@@ -34,6 +36,7 @@ type variant struct {
 	gate     *gate
 	replicas []replica
 	compute  *compute
+	cache    *cache.Cache // nil where the spec asks for none
 }
 
 // compute is what a version's requests usually take inside the runtime, in nanoseconds; 0 while it is not known.
@@ -74,7 +77,20 @@ type replica struct {
 
 // load sums up what a worker's requests in flight from this gateway, those of all endpoints, usually take: they share
 // its processor.
-type load struct{ work atomic.Int64 } // nanoseconds
+type load struct {
+	work     atomic.Int64 // nanoseconds
+	inFlight atomic.Int64 // requests, for people
+}
+
+func (l *load) enter(work int64) {
+	l.work.Add(work)
+	l.inFlight.Add(1)
+}
+
+func (l *load) leave(work int64) {
+	l.work.Add(-work)
+	l.inFlight.Add(-1)
+}
 
 // gate counts an endpoint's requests.
 type gate struct {
@@ -106,6 +122,9 @@ func compile(plan *api.Plan, old *table) *table {
 			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate, compute: old.compute(key, &ep.Variants[i])}
 			for _, rep := range v.Replicas {
 				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep.Worker, old)})
+			}
+			if v.Serving.Cache != nil {
+				t.caching = append(t.caching, v)
 			}
 			r.variants = append(r.variants, v)
 			r.weights = append(r.weights, v.Weight)
@@ -237,6 +256,14 @@ func (v *variant) balance(failed []api.Replica) *replica {
 	return best
 }
 
+// platform names what runs a format, as Triton names its platforms.
+func platform(format string) string {
+	if format == api.FormatChain {
+		return "penstock_chain"
+	}
+	return "onnxruntime_onnx"
+}
+
 // Describe gives what a caller may know of an endpoint; version is empty or a decimal number.
 func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version string) (View, error) {
 	t := p.table.Load()
@@ -257,7 +284,13 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 			continue
 		}
 		if len(view.Versions) == 0 {
-			view.Signature, view.Platform, view.Ready = v.Signature, "onnxruntime_onnx", true
+			view.Signature, view.Platform, view.Ready, view.Cached = v.Signature, platform(v.Format), true, v.cache != nil
+			if v.Batch != nil {
+				view.Batch = *v.Batch
+			}
+			if v.Serving.Batching != nil {
+				view.Batching = *v.Serving.Batching
+			}
 		}
 		view.Versions = append(view.Versions, number)
 		if len(v.replicas) == 0 && v.Weight > 0 {

@@ -24,6 +24,7 @@ type Config struct {
 	HTTP    string // address of the HTTP listener; default 127.0.0.1:8000
 	GRPC    string // address of the gRPC listener; default 127.0.0.1:8001
 	Metrics string // address of the metrics listener; default 127.0.0.1:8002
+	OCI     string // address of the OCI registry; empty for none
 	Store   string // sqlite:PATH or postgres://…; default penstock.db in the data directory
 	Blobs   string // where blobs lie: a directory, file:PATH, s3://, azblob:// or gs://; default blobs in the data directory
 
@@ -33,10 +34,12 @@ type Config struct {
 	TLSKey   string // PEM file
 
 	Workers        int           // worker processes; default 2
+	Pin            bool          // each worker runs on a share of the processors that no other worker uses
 	InProcess      bool          // run models in the server itself: no child process, and a crash takes everything down
 	Executable     string        // program of the workers; default this one
 	WorkerMemoryMB int64         // address space of one worker, MiB; 0 means no limit of ours
 	Queue          int           // requests in hand per endpoint; default 256
+	CacheMB        int64         // memory of all response caches together, MiB; default 256
 	Timeout        time.Duration // longest time for one request where its variant says nothing; default 60 s
 	RollbackWindow time.Duration // how long a revision that left stays loaded; default 24 h
 	Grace          time.Duration // longest wait for requests in hand at stop; default 30 s
@@ -88,6 +91,9 @@ func (c *Config) orDefault() {
 // workersMax bounds Config.Workers.
 const workersMax = 256
 
+// cacheMBMax bounds Config.CacheMB: 16 TiB.
+const cacheMBMax = 16 << 20
+
 // Validate reports every fault of the configuration at once.
 func (c *Config) Validate() error {
 	var faults []error
@@ -98,13 +104,25 @@ func (c *Config) Validate() error {
 	if c.Workers < 1 || c.Workers > workersMax {
 		fault("--workers %d is not within 1 to %d", c.Workers, workersMax)
 	}
+	if c.Pin {
+		if _, err := c.processors(); err != nil {
+			faults = append(faults, err)
+		}
+	}
 	if c.WorkerMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
 		fault("a limit is negative")
+	}
+	if c.CacheMB < 0 || c.CacheMB > cacheMBMax {
+		fault("--response-cache %d is not within 0 to %d MiB", c.CacheMB, cacheMBMax)
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		fault("--tls-cert and --tls-key go together")
 	}
-	for flag, address := range map[string]string{"--http": c.HTTP, "--grpc": c.GRPC, "--metrics": c.Metrics} {
+	addresses := map[string]string{"--http": c.HTTP, "--grpc": c.GRPC, "--metrics": c.Metrics}
+	if c.OCI != "" {
+		addresses["--oci"] = c.OCI
+	}
+	for flag, address := range addresses {
 		host, _, err := net.SplitHostPort(address)
 		switch {
 		case err != nil:

@@ -25,6 +25,7 @@ import (
 type doors struct {
 	system              *System
 	http, grpc, metrics net.Listener
+	oci                 net.Listener // nil for none
 }
 
 // addresses is the line printed for machines when the server is ready.
@@ -32,6 +33,7 @@ type addresses struct {
 	HTTP    string `json:"http"`
 	GRPC    string `json:"grpc"`
 	Metrics string `json:"metrics"`
+	OCI     string `json:"oci,omitempty"`
 	PID     int    `json:"pid"`
 	TLS     bool   `json:"tls,omitempty"`
 }
@@ -51,7 +53,11 @@ func (s *System) open(ctx context.Context) (*doors, error) {
 	for _, door := range []struct {
 		flag, address, protocol string
 		listener                *net.Listener
-	}{{"--http", s.cfg.HTTP, "http/1.1", &d.http}, {"--grpc", s.cfg.GRPC, "h2", &d.grpc}, {"--metrics", s.cfg.Metrics, "http/1.1", &d.metrics}} {
+	}{{"--http", s.cfg.HTTP, "http/1.1", &d.http}, {"--grpc", s.cfg.GRPC, "h2", &d.grpc}, {"--metrics", s.cfg.Metrics, "http/1.1", &d.metrics},
+		{"--oci", s.cfg.OCI, "http/1.1", &d.oci}} {
+		if door.address == "" {
+			continue
+		}
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", door.address)
 		if err != nil {
 			return nil, fmt.Errorf("listen (%s): %w; choose another port, or port 0 for a free one", door.flag, err)
@@ -95,7 +101,17 @@ func (d *doors) welcome(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *doors) serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := d.system.gateway.Config().HTTP(h, d.system.log)
+	return d.run(ctx, l, d.system.gateway.Config().HTTP(h, d.system.log))
+}
+
+// listening is a server of HTTP.
+type listening interface {
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
+	Close() error
+}
+
+func (d *doors) run(ctx context.Context, l net.Listener, server listening) error {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -134,6 +150,20 @@ func (d *doors) serveGRPC(ctx context.Context) error {
 	return nil
 }
 
+// serveOCI answers OCI clients, and removes uploads that nobody finishes.
+func (d *doors) serveOCI(ctx context.Context) error {
+	if d.oci == nil {
+		<-ctx.Done()
+		return nil
+	}
+	sweeping, stop := context.WithCancel(ctx)
+	swept := make(chan error, 1)
+	go func() { swept <- d.system.oci.Sweep(sweeping) }()
+	err := d.run(ctx, d.oci, d.system.gateway.Config().Standard(d.system.oci.Handler(), d.system.log))
+	stop()
+	return errors.Join(err, <-swept)
+}
+
 // serveMetrics answers scrapes, probes, and profiles for administrators.
 func (d *doors) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
@@ -151,8 +181,17 @@ func (d *doors) serveMetrics(ctx context.Context) error {
 		"/trace": pprof.Trace, "/cmdline": notFound} {
 		mux.Handle("GET /debug/pprof"+path, d.adminOnly(h))
 	}
-	return d.serve(ctx, d.metrics, mux)
+	server := d.system.gateway.Config().HTTP(mux, d.system.log)
+	server.Limit(metricsRead, metricsWrite)
+	return d.run(ctx, d.metrics, server)
 }
+
+// The metrics port answers nothing that takes long but profiles, which say so when they would take longer than this. A scraper
+// that does not read its answer is cut off: it holds a copy of all metrics.
+const (
+	metricsRead  = 10 * time.Second // for a whole request; nothing here takes a body
+	metricsWrite = 2 * time.Minute  // from the request's header to the answer's end
+)
 
 func notFound(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
 
@@ -176,6 +215,9 @@ func (d *doors) adminOnly(h http.Handler) http.Handler {
 func (s *System) announce(stdout, stderr io.Writer) error {
 	a := addresses{HTTP: s.doors.http.Addr().String(), GRPC: s.doors.grpc.Addr().String(), Metrics: s.doors.metrics.Addr().String(),
 		PID: os.Getpid(), TLS: s.cfg.TLSCert != ""}
+	if s.doors.oci != nil {
+		a.OCI = s.doors.oci.Addr().String()
+	}
 	line, err := json.Marshal(a)
 	if err != nil {
 		return err
@@ -203,7 +245,11 @@ func (s *System) announce(stdout, stderr io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Penstock %s is ready.\n", s.cfg.Version)
 	fmt.Fprintf(&b, "  HTTP     %s://%s   (control API %s, inference /v2)\n", scheme, a.HTTP, admin.Prefix)
-	fmt.Fprintf(&b, "  gRPC     %s\n  metrics  %s://%s/metrics\n  data     %s\n", a.GRPC, scheme, a.Metrics, s.cfg.Data)
+	fmt.Fprintf(&b, "  gRPC     %s\n", a.GRPC)
+	if a.OCI != "" {
+		fmt.Fprintf(&b, "  OCI      %s://%s/v2/   (oras login, push, pull)\n", scheme, a.OCI)
+	}
+	fmt.Fprintf(&b, "  metrics  %s://%s/metrics\n  data     %s\n", scheme, a.Metrics, s.cfg.Data)
 	fmt.Fprintf(&b, "  key      %s (administrator of tenant %s)\n", s.secret("admin.key"), api.DefaultTenant)
 	if s.cfg.Dev {
 		b.WriteString("  --dev: callers without a key act as tenant default.\n")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/gateway"
@@ -26,6 +27,7 @@ import (
 	"github.com/penstock/penstock/internal/provider/local"
 	"github.com/penstock/penstock/internal/publish"
 	"github.com/penstock/penstock/internal/registry"
+	"github.com/penstock/penstock/internal/registry/oci"
 	"github.com/penstock/penstock/internal/rollout"
 	"github.com/penstock/penstock/internal/serve"
 	"github.com/penstock/penstock/internal/store"
@@ -35,7 +37,7 @@ import (
 
 // roles says which services a process of a role runs, in the order of their start. A role is a row, not an if.
 var roles = map[string][]string{
-	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "http"},
+	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "oci", "http"},
 }
 
 func roleNames() []string {
@@ -58,7 +60,7 @@ type System struct {
 	blobs    blobs
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
-	inside   *onnxruntime.Engine // nil with worker processes
+	inside   engine.Engine // nil with worker processes
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
@@ -67,6 +69,7 @@ type System struct {
 	path     *serve.Path
 	gateway  *gateway.Server
 	admin    *admin.Server
+	oci      *oci.Server
 	doors    *doors
 
 	closers []func() error // in the order of construction; closed in reverse
@@ -131,13 +134,17 @@ func (s *System) seams(context.Context) (err error) {
 			return fmt.Errorf("find the program for workers: %w", err)
 		}
 	}
-	cfg := fleet.Config{Workers: s.cfg.Workers, Executable: executable, CacheDir: s.cfg.Cache,
+	processors, err := s.cfg.processors()
+	if err != nil {
+		return err
+	}
+	cfg := fleet.Config{Workers: s.cfg.Workers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
 		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
 		Limits:   provider.Limits{MemoryBytes: s.cfg.WorkerMemoryMB << 20},
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
-		s.inside = onnxruntime.New(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
+		s.inside = runtimeOf(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
@@ -156,10 +163,15 @@ func (s *System) rooms(ctx context.Context) (err error) {
 		return err
 	}
 	s.closing(s.catalog.Close)
+	if err := s.catalog.Shelve(ctx); err != nil {
+		return err
+	}
 	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
-		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout}}
+		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
+	s.recorder.WatchCaches(s.path.CacheBytes)
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
-		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Fleet: s.fleet, Meter: s.recorder}, s.republish)
+		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog,
+		Chains: chains{}, Files: s.catalog, Prober: prober{s}, Fleet: s.fleet, Meter: s.recorder}, s.republish)
 	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
 	return s.rollout.Open(ctx)
 }
@@ -174,11 +186,17 @@ func (s *System) hall(ctx context.Context) (err error) {
 		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
 		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
-		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Idempotency: idempotency{s.store},
+		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Statistics: statistics{s}, Idempotency: idempotency{s.store},
 		Backup: s.Backup, Name: s.cfg.Name, Version: s.cfg.Version, Logger: s.log})
 	if err != nil {
 		return err
 	}
+	s.oci, err = oci.New(oci.Config{Guard: s.guard, Blobs: s.catalog, Manifests: s.catalog, Listings: s.catalog,
+		StageDir: filepath.Join(s.cfg.Data, "uploads"), Now: time.Now, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.closing(s.oci.Close)
 	s.doors, err = s.open(ctx)
 	return err
 }
@@ -306,6 +324,7 @@ func (s *System) start() (list []running, failed chan error) {
 		"publish":  s.follow,
 		"metrics":  s.doors.serveMetrics,
 		"grpc":     s.doors.serveGRPC,
+		"oci":      s.doors.serveOCI,
 		"http":     s.doors.serveHTTP,
 	}
 	failed = make(chan error, len(services))
@@ -324,7 +343,8 @@ func (s *System) start() (list []running, failed chan error) {
 	return list, failed
 }
 
-// probe loads a pushed version in a throw-away worker.
+// probe loads a pushed version in a throw-away worker. Batches are tried there too: a model that dies of the rows that the
+// trial makes up shall not do so first in a worker that serves others.
 func (s *System) probe(ctx context.Context, want api.Want) error {
 	_, err := s.fleet.Probe(ctx, want)
 	return err

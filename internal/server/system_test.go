@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +23,7 @@ import (
 	"github.com/penstock/penstock/client"
 	"github.com/penstock/penstock/internal/server"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // The test binary is its own worker program: the fleet starts it as `worker --socket PATH`.
@@ -230,6 +235,8 @@ func TestBadConfigurationsAreNamedAtOnce(t *testing.T) {
 		"two faults":        {func(c *server.Config) { c.Role, c.Workers = "boss", -3 }, []string{"--role", "--workers"}},
 		"beyond loopback":   {func(c *server.Config) { c.Dev, c.HTTP = false, "0.0.0.0:0" }, []string{"--http", "--tls-cert", "--insecure"}},
 		"dev in the open":   {func(c *server.Config) { c.Insecure, c.GRPC = true, "0.0.0.0:0" }, []string{"--grpc", "--dev"}},
+		"pinned, too many":  {func(c *server.Config) { c.Pin, c.Workers = true, 256 }, []string{"--pin", "256 workers"}},
+		"pinned, none":      {func(c *server.Config) { c.Pin, c.InProcess = true, true }, []string{"--pin", "--in-process"}},
 		"half a pair":       {func(c *server.Config) { c.TLSCert = "cert.pem" }, []string{"--tls-key"}},
 		"unknown store":     {func(c *server.Config) { c.Store = "mysql://x" }, []string{"sqlite:"}},
 		"unknown blobs":     {func(c *server.Config) { c.Blobs = "s3://bucket" }, []string{"--blobs"}},
@@ -250,5 +257,57 @@ func TestBadConfigurationsAreNamedAtOnce(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPinnedWorkersShareNoProcessor starts as many workers as two processors allow and asks the system where they may run.
+func TestPinnedWorkersShareNoProcessor(t *testing.T) {
+	workers := min(2, runtime.NumCPU())
+	l := start(t, t.TempDir(), func(c *server.Config) { c.Pin, c.Workers = true, workers })
+	var list struct{ Items []api.Worker }
+	for look := time.NewTicker(10 * time.Millisecond); ; <-look.C {
+		if code := l.do(t, "GET", "/api/v1/workers", "", nil, &list); code != 200 || len(list.Items) != workers {
+			t.Fatalf("workers: %d, %+v", code, list)
+		}
+		if !slices.ContainsFunc(list.Items, func(w api.Worker) bool { return w.State != "ready" }) {
+			look.Stop()
+			break
+		}
+	}
+	taken := map[int]bool{}
+	for _, w := range list.Items {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", w.PID))
+		if err != nil || len(w.Processors) == 0 {
+			t.Fatal(w, err)
+		}
+		for _, task := range tasks { // every thread, those of the runtime too
+			id, err := strconv.Atoi(task.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var set unix.CPUSet
+			if err := unix.SchedGetaffinity(id, &set); errors.Is(err, unix.ESRCH) {
+				continue // it ended meanwhile
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if set.Count() != len(w.Processors) {
+				t.Errorf("worker %s, thread %d: %d processors, told %v", w.Name, id, set.Count(), w.Processors)
+			}
+			for _, n := range w.Processors {
+				if !set.IsSet(n) {
+					t.Errorf("worker %s, thread %d: not on processor %d", w.Name, id, n)
+				}
+			}
+		}
+		for _, n := range w.Processors {
+			if taken[n] {
+				t.Errorf("two workers run on processor %d", n)
+			}
+			taken[n] = true
+		}
+	}
+	if len(taken) != runtime.NumCPU() {
+		t.Errorf("%d processors are used, %d are there", len(taken), runtime.NumCPU())
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/engine/batch"
+	"github.com/penstock/penstock/internal/engine/chain"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/worker"
@@ -18,6 +21,9 @@ import (
 
 // threadsVariable tells a worker with how many threads its runtime computes.
 const threadsVariable = "PENSTOCK_THREADS"
+
+// workerRequests is the most requests that a worker has in hand.
+const workerRequests = 1024
 
 // WorkerConfig is what a worker process is started with; the rest comes in its environment, which nobody else can read.
 type WorkerConfig struct {
@@ -43,7 +49,15 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	engine := onnxruntime.New(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, Log: log})
-	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Log: log})
+	// Only so many runs are in the runtime as use the processors. Requests wait in the engine, not before it: that is
+	// where they are seen together and form batches.
+	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), Log: log})
+	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log})
 	return errors.Join(err, engine.Close())
+}
+
+// runtimeOf is what runs models, wherever it does: chains of steps, around batches, around ONNX Runtime.
+func runtimeOf(cfg onnxruntime.Config) engine.Engine {
+	batches := batch.New(onnxruntime.New(cfg), batch.Config{Runs: cfg.IntraThreads, Log: cfg.Log})
+	return chain.New(batches, chain.Config{Log: cfg.Log})
 }

@@ -46,6 +46,11 @@ func moveAlias(ctx context.Context, s session, move aliasMove) (now api.Alias, _
 	if !expected {
 		return now, api.Fail(api.CodeStale, subject, "the alias has moved %d times, not %d", old.Moves, move.ifMoves)
 	}
+	// A name means one thing to OCI clients: an alias that is moved by hand takes the place of a tag.
+	if _, err := s.exec(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`,
+		move.tenant, move.model, move.alias); err != nil {
+		return now, err
+	}
 	if found && old.Version == move.to {
 		return old, nil
 	}

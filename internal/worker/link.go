@@ -282,12 +282,14 @@ func (l *link) infer(ctx context.Context, m *hop.Message, quick bool) (reply hop
 		}
 		defer func() { <-l.host.runs }()
 	}
-	answer, err = l.host.engine.Infer(ctx, engine.Request{Instance: m.Instance, Inputs: m.Tensors, Outputs: m.Outputs})
+	answer, err = l.host.engine.Infer(ctx, engine.Request{Instance: m.Instance, Inputs: m.Tensors, Outputs: m.Outputs,
+		Priority: int(m.Priority)})
 	if err != nil {
 		return reply, nil, err
 	}
-	l.host.took(m.Instance, answer.Compute)
+	l.host.took(m.Instance, answer.Compute+answer.Wait) // a leader that waits for a batch reads nobody in who would join it
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
+	reply.Batch, reply.Wait, reply.Steps = int64(answer.Batch), answer.Wait, answer.Steps
 	return reply, answer, nil
 }
 
@@ -308,9 +310,21 @@ func (l *link) enter(ctx context.Context) (time.Duration, error) {
 }
 
 func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err error) {
-	loaded, err := l.host.engine.Load(ctx, engine.Load{Instance: m.Load.Instance, Format: m.Load.Format,
-		Path: m.Load.Path, Warm: m.Load.Warm})
+	load := engine.Load{Instance: m.Load.Instance, Format: m.Load.Format, Path: m.Load.Path, Warm: m.Load.Warm}
+	if m.Load.Options != "" {
+		if err := api.DecodeStrict([]byte(m.Load.Options), &load.Options); err != nil {
+			return reply, fmt.Errorf("read the options to load with: %w", err)
+		}
+	}
+	for _, member := range m.Load.Members {
+		load.Members = append(load.Members, engine.Member{Digest: api.Digest(member.Digest), Path: member.Path})
+	}
+	loaded, err := l.host.engine.Load(ctx, load)
+	l.host.learn(load.Instance, loaded.Batch != nil && loaded.Batch.MaxSize > 1)
 	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
+	if loaded.Batch != nil {
+		reply.Loaded.Batched, reply.Loaded.Batch = true, *loaded.Batch
+	}
 	return reply, err
 }
 

@@ -12,6 +12,9 @@ const (
 	// quickRun is the longest that runs of an instance may usually take for the connection's leader to do them itself. A
 	// goroutine of its own for each costs more than such a run, and its answer would leave alone.
 	quickRun = 100 * time.Microsecond
+	// worthJoining is from where on requests to an instance that batches are left to its batcher when several came at
+	// once: joining them costs some microseconds for each.
+	worthJoining = 20 * time.Microsecond
 	// quickPayload is the most bytes of inputs for that.
 	quickPayload = 64 << 10
 	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced.
@@ -20,24 +23,34 @@ const (
 	idleLooks = 200
 )
 
-// cost is what runs of an instance took lately.
-type cost struct{ nanoseconds atomic.Int64 }
+// cost is what is known of an instance's runs.
+type cost struct {
+	nanoseconds atomic.Int64 // what they took lately; 0: not known
+	joins       atomic.Bool  // whether requests are run together
+}
+
+// learn begins the knowledge of an instance that was loaded.
+func (h *host) learn(instance string, joins bool) {
+	c, _ := h.costs.LoadOrStore(instance, &cost{})
+	c.(*cost).joins.Store(joins)
+}
 
 // took learns what a run took. One that was interrupted by other processes says little, so it moves the mean no further
 // than a doubtful one would.
 func (h *host) took(instance string, compute time.Duration) {
 	c, ok := h.costs.Load(instance)
 	if !ok {
-		fresh := &cost{}
-		fresh.nanoseconds.Store(int64(compute))
-		h.costs.Store(instance, fresh)
-		return
+		return // on its way out
 	}
 	mean := &c.(*cost).nanoseconds
 	old := mean.Load()
+	if old == 0 {
+		mean.Store(max(1, int64(compute)))
+		return
+	}
 	now := min(int64(compute), 2*old+int64(quickRun))
 	if next := old + (now-old)/8; next != old {
-		mean.Store(next)
+		mean.Store(max(1, next))
 	}
 }
 
@@ -46,8 +59,17 @@ func (l *link) quick(m *hop.Message) bool {
 	if m.Payload() > quickPayload || m.Refused {
 		return false
 	}
-	c, ok := l.host.costs.Load(m.Instance)
-	return ok && c.(*cost).nanoseconds.Load() < int64(quickRun)
+	found, ok := l.host.costs.Load(m.Instance)
+	if !ok {
+		return false
+	}
+	c := found.(*cost)
+	took := time.Duration(c.nanoseconds.Load())
+	// What came together shall run together, unless coming to that would take longer than running.
+	if took > worthJoining && c.joins.Load() && l.reader.Buffered() {
+		return false
+	}
+	return took > 0 && took < quickRun
 }
 
 // leader watches what a link's leader runs itself. The watch, a timer that is set while there is something to see, takes

@@ -27,11 +27,18 @@ func (f *fickle) Infer(ctx context.Context, req engine.Request) (*engine.Answer,
 	return a, nil
 }
 
+// load makes the instance known, as a gateway does.
+func load(l *line) {
+	l.send(hop.Message{Kind: hop.KindLoad, ID: 1, Load: hop.Load{Instance: "a"}})
+	l.expect(hop.KindLoad.Result(), 1, "")
+}
+
 // TestAQuickRunThatTakesLong lets an instance learned as quick hang in the reading goroutine: the connection goes on
 // being read, and the request can be cancelled, has its deadline and is answered.
 func TestAQuickRunThatTakesLong(t *testing.T) {
 	f := &fickle{gated: newGated()}
 	l, stop, over := open(t, f, worker.Config{})
+	load(l)
 	id := uint64(1)
 	quick := func() {
 		t.Helper()
@@ -84,6 +91,7 @@ func TestQuickWalk(t *testing.T) {
 	f := &fickle{gated: newGated()}
 	f.entered = make(chan struct{}, 1<<16)
 	l, stop, over := open(t, f, worker.Config{})
+	load(l)
 	open := map[uint64]bool{}
 	var slow []uint64 // not cancelled yet, the oldest first
 	answered := make(chan uint64, 1<<16)

@@ -64,6 +64,7 @@ var operations = []operation{
 	{id: "listReleases", scope: api.ScopeRead, good: 200},
 	{id: "getRelease", scope: api.ScopeRead, good: 200},
 	{id: "listExchanges", scope: api.ScopeRead, good: 200},
+	{id: "getStatistics", scope: api.ScopeRead, good: 200},
 	{id: "statBlob", scope: api.ScopeWrite, good: 200},
 	{id: "putBlob", scope: api.ScopeWrite, body: "x", binary: true, good: 201},
 	{id: "commitVersion", scope: api.ScopeWrite, body: `{"files":[{"path":"model.onnx","digest":"{digest}","size":{size}}]}`, good: 200},

@@ -55,7 +55,7 @@ class Server:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {"HOME": str(self.folder)}
         self.process = subprocess.Popen(
             [binary, "serve", "--dev", "--data", str(self.folder / "data"), "--http", "127.0.0.1:0",
-             "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--print-addresses", "--otlp", self.collector.url],
+             "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--oci", "", "--print-addresses", "--otlp", self.collector.url],
             stdout=subprocess.PIPE, stderr=self.log, stdin=subprocess.DEVNULL, env=self.env)
         lines = queue.Queue()
         threading.Thread(target=self.drain, args=(lines,), daemon=True).start()

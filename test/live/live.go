@@ -55,6 +55,7 @@ func Main(m *testing.M) {
 type Server struct {
 	*client.Client
 	HTTP, GRPC, Metrics string
+	OCI                 string
 	Dir                 string
 	PID                 int
 
@@ -69,7 +70,7 @@ type Server struct {
 func Start(t testing.TB, dir string, mods ...func(*server.Config)) *Server {
 	t.Helper()
 	cfg := server.Config{Data: dir, Cache: filepath.Join(os.TempDir(), fmt.Sprintf("penstock-test-%d", os.Getuid())),
-		HTTP: "127.0.0.1:0", GRPC: "127.0.0.1:0", Metrics: "127.0.0.1:0", Dev: true, PrintAddresses: true, LogLevel: "info", Grace: 10 * time.Second}
+		HTTP: "127.0.0.1:0", GRPC: "127.0.0.1:0", Metrics: "127.0.0.1:0", OCI: "127.0.0.1:0", Dev: true, PrintAddresses: true, LogLevel: "info", Grace: 10 * time.Second}
 	for _, m := range mods {
 		m(&cfg)
 	}
@@ -107,14 +108,14 @@ func Start(t testing.TB, dir string, mods ...func(*server.Config)) *Server {
 			t.Logf("the server's log:\n%s", s.Log())
 		}
 	})
-	var a struct{ HTTP, GRPC, Metrics string }
+	var a struct{ HTTP, GRPC, Metrics, OCI string }
 	if err == nil {
 		err = json.Unmarshal(line, &a)
 	}
 	if err != nil {
 		t.Fatalf("the server did not start: %v\n%s", err, s.Log())
 	}
-	s.HTTP, s.GRPC, s.Metrics = a.HTTP, a.GRPC, a.Metrics
+	s.HTTP, s.GRPC, s.Metrics, s.OCI = a.HTTP, a.GRPC, a.Metrics, a.OCI
 	if s.Client, err = client.New(client.Config{Server: a.HTTP, Tenant: api.DefaultTenant}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures Penstock against the bare runtime and bare servers in one run, then its JSON decoder beside public ones, then
-# the server under programs of others (foreign.sh). Flags are for the first stage and leave the others out; -help lists
-# them. It takes about eight minutes and wants the machine for itself.
+# the server under programs of others (foreign.sh), then beside servers in Python and at its limits (peers.sh). Flags are
+# for the first stage and leave the others out; -help lists them. It takes about a quarter of an hour and wants the
+# machine for itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p bin
@@ -21,3 +22,6 @@ bin/bench-jsonv2
 
 printf '\nUnder wrk and ghz:\n'
 test/load/foreign.sh
+
+printf '\nBeside servers in Python, in batches, with pictures and many endpoints:\n'
+test/load/peers.sh

@@ -52,8 +52,8 @@ func runPage(t *testing.T, file string, before []string) {
 	s := startServer(t, binary(t), filepath.Join(work, "penstock-data"), nil)
 	defer s.stop(t)
 	r := reader{t: t, dir: work, env: append(os.Environ(), "PENSTOCK_SERVER=http://"+s.HTTP, "HOME="+work),
-		toReal:  strings.NewReplacer("127.0.0.1:8000", s.HTTP, "127.0.0.1:8001", s.GRPC, "127.0.0.1:8002", s.Metrics),
-		toPrint: strings.NewReplacer(s.HTTP, "127.0.0.1:8000", s.GRPC, "127.0.0.1:8001", s.Metrics, "127.0.0.1:8002")}
+		toReal:  strings.NewReplacer("127.0.0.1:8000", s.HTTP, "127.0.0.1:8001", s.GRPC, "127.0.0.1:8002", s.Metrics, "127.0.0.1:8003", s.OCI),
+		toPrint: strings.NewReplacer(s.HTTP, "127.0.0.1:8000", s.GRPC, "127.0.0.1:8001", s.Metrics, "127.0.0.1:8002", s.OCI, "127.0.0.1:8003")}
 	for _, line := range before {
 		r.shell(line)
 	}
@@ -139,6 +139,12 @@ var masks = []struct {
 	{regexp.MustCompile(`(\.tar: ).*`), "$1SIZE and DIGEST"},
 	{regexp.MustCompile(`\b\d+(\.\d+)?(ns|µs|us|ms|s)\b`), "TOOK"},
 	{regexp.MustCompile(`(\.\d{3})\d+(e-\d+)?`), "$1"}, // processors differ in the last digits of a float
+	// What `penstock bench` measures: bars, rates, parts of the time.
+	{regexp.MustCompile(`(?m)^ *\S+ to +\S+ +\d+ *[█▏▎▍▌▋▊▉]*\n`), ""},
+	{regexp.MustCompile(`\b\d+(\.\d+)?/s\b`), "RATE"},
+	{regexp.MustCompile(`(?m)(TOOK +)\d+%$`), "${1}PART"},
+	{regexp.MustCompile(`server: \d+ answered by version [0-9, ]+, \d+\.\d+ rows`), "server: N answered by version V, N rows"},
+	{regexp.MustCompile(`\d+\.\d+ cores`), "N cores"},
 	{regexp.MustCompile(`[ \t\r]+`), " "},
 	{regexp.MustCompile(`(?m) $`), ""},
 }

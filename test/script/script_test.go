@@ -59,9 +59,10 @@ func TestMain(m *testing.M) {
 
 // running is a server of a script.
 type running struct {
-	HTTP, GRPC, Metrics string
-	cmd                 *exec.Cmd
-	log                 bytes.Buffer
+	HTTP, GRPC, Metrics, OCI string
+
+	cmd *exec.Cmd
+	log bytes.Buffer
 }
 
 // startServer starts the binary on free ports and waits until it is ready.
@@ -75,7 +76,7 @@ func startServer(t testing.TB, path, data string, args []string) *running {
 
 func launch(path, data string, args []string) (*running, error) {
 	s := &running{}
-	all := append([]string{"serve", "--dev", "--data", data, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
+	all := append([]string{"serve", "--dev", "--data", data, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--oci", "127.0.0.1:0",
 		"--cache", filepath.Join(os.TempDir(), fmt.Sprintf("penstock-test-%d", os.Getuid())), "--log-level", "warn", "--print-addresses"}, args...)
 	s.cmd = exec.Command(path, all...)
 	s.cmd.Stderr = &s.log

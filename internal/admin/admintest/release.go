@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
@@ -223,6 +224,15 @@ func (r *Rooms) Recent(t api.TenantID, f admin.LogFilter) []api.Exchange {
 
 // Follow gives what the test sends on Live.
 func (r *Rooms) Follow(context.Context, api.TenantID) <-chan api.Exchange { return r.Live }
+
+// Statistics gives one endpoint and one worker.
+func (r *Rooms) Statistics(_ api.TenantID, span time.Duration) api.Statistics {
+	return api.Statistics{At: Clock, Window: span, Step: 2 * time.Second,
+		Endpoints: []api.EndpointStatistics{{Endpoint: "digits", Rate: 1234.5, Errors: 0.5, P50: 800 * time.Microsecond, P95: 2 * time.Millisecond,
+			P99: 9 * time.Millisecond, Queue: 100 * time.Microsecond, Compute: 500 * time.Microsecond, Rows: 4, CacheHits: .25, CacheAsked: 1234.5,
+			CacheBytes: 3 << 20, CacheLimit: 16 << 20, InFlight: 7, Recent: []float64{0, 100, 800, 1200, 1234}}},
+		Workers: []api.WorkerStatistics{{Worker: r.Workers()[0], InFlight: 5}}}
+}
 
 // Workers gives one worker.
 func (r *Rooms) Workers() []api.Worker {

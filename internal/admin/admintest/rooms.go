@@ -93,7 +93,7 @@ func New() *Rooms {
 // Config is admin's configuration with these rooms everywhere.
 func (r *Rooms) Config() admin.Config {
 	return admin.Config{Guard: r, Tenants: r, Keys: r, Blobs: r, Models: r, Versions: r, Aliases: r, Endpoints: r, Releases: r,
-		Events: r, Exchanges: r, Workers: r, Idempotency: r, Backup: r.Backup, Name: "test", Version: "v0.0.0-test"}
+		Events: r, Exchanges: r, Workers: r, Statistics: r, Idempotency: r, Backup: r.Backup, Name: "test", Version: "v0.0.0-test"}
 }
 
 // Start serves the API on a loopback port until the test ends. The data plane's answers can be added to the mux.

@@ -10,7 +10,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -41,6 +44,7 @@ func Run(t *testing.T, factory func(t testing.TB) Open) {
 		{"malformed digests are refused", malformed},
 		{"an absent blob is not found", absent},
 		{"the same bytes at once are one blob", sameAtOnce},
+		{"a file that is taken over is a blob", keptFile},
 		{"what was opened outlives its deletion", deleteWhileOpen},
 		{"a listing stops at the caller's error", stopListing},
 		{"memory does not grow with the blob", flatMemory},
@@ -55,6 +59,59 @@ func Run(t *testing.T, factory func(t testing.TB) Open) {
 func DigestOf(b []byte) api.Digest {
 	sum := sha256.Sum256(b)
 	return api.Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
+
+// keptFile hands files over, where the driver takes them.
+func keptFile(t *testing.T, open Open) {
+	s := open(t)
+	keeper, ok := s.(blob.Keeper)
+	if !ok {
+		return // Put does for such a driver
+	}
+	for name, body := range map[string][]byte{"empty": {}, "some": []byte("some bytes"), "again": []byte("some bytes")} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		info := blob.Info{Digest: DigestOf(body), Size: int64(len(body))}
+		err := keeper.Keep(t.Context(), path, info)
+		if errors.Is(err, errors.ErrUnsupported) {
+			if left, readErr := os.ReadFile(path); readErr != nil || !bytes.Equal(left, body) {
+				t.Errorf("%s: not taken, but the file is not as it was: %v", name, readErr)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the file is still there: %v", name, err)
+		}
+		if got, err := s.Stat(t.Context(), info.Digest); err != nil || got != info {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	// What is not as it was said to be is not taken.
+	path := filepath.Join(t.TempDir(), "short")
+	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, try := range map[string]struct {
+		path string
+		info blob.Info
+	}{
+		"another length": {path, blob.Info{Digest: DigestOf([]byte("longer")), Size: 6}},
+		"no file":        {path + "-not", blob.Info{Digest: DigestOf([]byte("short")), Size: 5}},
+		"a folder":       {t.TempDir(), blob.Info{Digest: DigestOf([]byte("short")), Size: 5}},
+		"a bad digest":   {path, blob.Info{Digest: "sha256:../../x", Size: 5}},
+	} {
+		if err := keeper.Keep(t.Context(), try.path, try.info); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+		if _, err := s.Stat(t.Context(), try.info.Digest); err == nil {
+			t.Errorf("%s is a blob", name)
+		}
+	}
 }
 
 func readBack(t *testing.T, open Open) {

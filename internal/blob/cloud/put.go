@@ -119,7 +119,7 @@ func (s *Store) putSpooled(ctx context.Context, in *incoming, buffer *[smallByte
 	return info, s.place(ctx, info, func(key string) error { return s.send(ctx, key, f, info.Size) })
 }
 
-// Keep makes a file of this machine a blob and removes the file. The caller has computed info from the very bytes.
+// Keep uploads a file of this machine and removes it. After a fault it is still there, and can be kept again.
 func (s *Store) Keep(ctx context.Context, path string, info blob.Info) error {
 	if _, err := s.key(info.Digest); err != nil {
 		return err

@@ -73,7 +73,7 @@ func (c *Config) orDefault() {
 	}
 }
 
-// Store is a blob.Store in a bucket. It can also take a file over (Keep).
+// Store is a blob.Store in a bucket, and a blob.Keeper.
 type Store struct {
 	cfg     Config
 	prefix  string // before every key; empty or ends with a slash
@@ -85,7 +85,10 @@ type Store struct {
 	buffers sync.Pool     // of *[partBytes]byte
 }
 
-var _ blob.Store = (*Store)(nil)
+var (
+	_ blob.Store  = (*Store)(nil)
+	_ blob.Keeper = (*Store)(nil)
+)
 
 // Open connects to a bucket. What no patience cures (a bucket that does not exist, credentials that are refused) is an
 // error. A service that is merely away is not: the server starts, serves what its cache holds, and each call says so.

@@ -237,6 +237,45 @@ func TestFault(t *testing.T) {
 	}
 }
 
+// TestKeepFault breaks the steps of taking a file over: until it has its name it goes back to its owner.
+func TestKeepFault(t *testing.T) {
+	data := bytes.Repeat([]byte("penstock"), 1000)
+	info := blob.Info{Digest: blobtest.DigestOf(data), Size: int64(len(data))}
+	for _, step := range []files.Step{files.StepRename, files.StepSyncFolder} {
+		t.Run(string(step), func(t *testing.T) {
+			dir, failing := t.TempDir(), true
+			s := open(t, files.Config{Dir: dir, Fault: func(at files.Step) error {
+				if failing && at == step {
+					return syscall.ENOSPC
+				}
+				return nil
+			}})
+			path := filepath.Join(t.TempDir(), "file")
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Keep(t.Context(), path, info); !api.Is(err, api.CodeStorage) || !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("keep: %v", err)
+			}
+			failing = false
+			if left, err := os.ReadDir(filepath.Join(dir, "uploads")); err != nil || len(left) != 0 {
+				t.Errorf("%d unfinished uploads stay, %v", len(left), err)
+			}
+			if step == files.StepSyncFolder { // it has its name: whole, but not acknowledged
+				checkWhole(t, dir, map[api.Digest]bool{info.Digest: true})
+				return
+			}
+			checkWhole(t, dir, nil)
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
+				t.Fatalf("the file did not come back: %v", err)
+			}
+			if err := s.Keep(t.Context(), path, info); err != nil {
+				t.Errorf("keep after the fault: %v", err)
+			}
+		})
+	}
+}
+
 func TestPlanted(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/penstock/penstock/api"
@@ -162,6 +163,38 @@ func (s *Store) finish(temp string, info blob.Info) error {
 			s.broken.Store(true)
 		}
 		return storage("sync a blob", fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
+}
+
+// Keep makes a file of the same filesystem a blob, by a rename.
+func (s *Store) Keep(_ context.Context, path string, info blob.Info) error {
+	if _, err := place(info.Digest); err != nil {
+		return err
+	}
+	if s.broken.Load() {
+		return storage("keep a blob", errors.New("an earlier fsync failed; open the store again"))
+	}
+	if present, err := os.Lstat(path); err != nil || !present.Mode().IsRegular() || present.Size() != info.Size {
+		return storage("keep a blob", fmt.Errorf("the file to keep is not as it was said to be: %w", err))
+	}
+	if err := os.Chmod(path, 0o400); err != nil {
+		return storage("keep a blob", err)
+	}
+	// Through a second name below the root: the store's own paths all go through it.
+	temp := uploads + "/" + rand.Text()
+	if err := os.Rename(path, filepath.Join(s.dir, filepath.FromSlash(temp))); err != nil {
+		if errors.Is(err, syscall.EXDEV) {
+			return fmt.Errorf("keep a blob: %w", errors.ErrUnsupported)
+		}
+		return storage("keep a blob", err)
+	}
+	if err := s.finish(temp, info); err != nil {
+		// Back to its owner, who can try again. What cannot go back is removed by a later Open.
+		if os.Rename(filepath.Join(s.dir, filepath.FromSlash(temp)), path) == nil {
+			_ = os.Chmod(path, 0o600)
+		}
+		return err
 	}
 	return nil
 }

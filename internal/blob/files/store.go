@@ -55,7 +55,7 @@ type Config struct {
 	Fault func(Step) error
 }
 
-// Store is a blob.Store on a directory, and a blob.Local.
+// Store is a blob.Store on a directory, a blob.Local and a blob.Keeper.
 type Store struct {
 	dir   string
 	root  *os.Root // every path goes through it, so that no link leads out of the directory
@@ -69,8 +69,9 @@ type Store struct {
 }
 
 var (
-	_ blob.Store = (*Store)(nil)
-	_ blob.Local = (*Store)(nil)
+	_ blob.Store  = (*Store)(nil)
+	_ blob.Local  = (*Store)(nil)
+	_ blob.Keeper = (*Store)(nil)
 )
 
 // Open makes the directory ready and removes leftovers of uploads that were never finished.

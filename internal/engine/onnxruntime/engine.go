@@ -19,7 +19,6 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/ort"
-	"github.com/penstock/penstock/internal/tensor"
 )
 
 // Config holds the engine's settings. The zero value works, except for CacheDir.
@@ -81,13 +80,14 @@ type Engine struct {
 	mu      sync.Mutex // guards what follows
 	runtime *ort.Runtime
 	loaded  map[string]*instance
+	models  map[modelKey]*model // files that are loaded or being loaded
 }
 
 var _ engine.Engine = (*Engine)(nil)
 
 // New makes an engine. ONNX Runtime itself is opened by the first Load.
 func New(config Config) *Engine {
-	e := &Engine{config: config.withDefaults(), done: make(chan struct{}), loaded: map[string]*instance{}}
+	e := &Engine{config: config.withDefaults(), done: make(chan struct{}), loaded: map[string]*instance{}, models: map[modelKey]*model{}}
 	e.slots = make(chan struct{}, e.config.MaxRuns)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
@@ -201,23 +201,12 @@ func (e *Engine) fill(ctx context.Context, in *instance, load engine.Load) (engi
 }
 
 func (e *Engine) start(ctx context.Context, in *instance, load engine.Load) error {
-	opened, err := e.open()
+	began := time.Now()
+	m, err := e.hold(ctx, load)
 	if err != nil {
 		return err
 	}
-	both, stop := merge(ctx, e.ctx)
-	defer stop()
-	began := time.Now()
-	session, err := opened.LoadFile(both, load.Path, ort.SessionOptions{LogID: load.Instance})
-	switch {
-	case err != nil && e.closed():
-		return lost(load.Instance)
-	case err != nil && ctx.Err() != nil:
-		return ended(ctx, load.Instance)
-	case err != nil:
-		return refuse(load, err)
-	}
-	in.session, in.runtime = session, opened
+	in.model, in.letGo = m, e.letGo
 	if err := in.describe(); err != nil {
 		return err
 	}
@@ -320,37 +309,51 @@ func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer,
 
 // infer checks, waits for a free slot, and runs. The caller holds the instance.
 func (e *Engine) infer(ctx context.Context, in *instance, req engine.Request) (*engine.Answer, error) {
-	inputs, err := in.accept(req.Inputs)
-	if err == nil {
+	r, err := in.take()
+	if err != nil {
+		return nil, e.explain(ctx, in, err)
+	}
+	if err = in.accept(r, req.Inputs); err == nil {
 		err = in.wanted(req.Outputs)
 	}
 	if err != nil {
 		in.count(0, true)
+		r.release()
 		return nil, err
 	}
-	wanted := req.Outputs
-	if len(wanted) == 0 {
-		wanted = nil // all
+	queue, err := e.enter(ctx, in)
+	if err != nil {
+		r.release()
+		return nil, err
+	}
+	began := time.Now()
+	err = r.run(ctx, req.Outputs)
+	compute := time.Since(began)
+	<-e.slots
+	in.count(compute, err != nil)
+	if err != nil {
+		r.release()
+		return nil, e.explain(ctx, in, err)
+	}
+	return r.answer(queue, compute), nil
+}
+
+// enter waits for a free slot; the clock is read only when there is none at once.
+func (e *Engine) enter(ctx context.Context, in *instance) (time.Duration, error) {
+	select {
+	case e.slots <- struct{}{}:
+		return 0, nil
+	default:
 	}
 	arrived := time.Now()
 	select {
 	case e.slots <- struct{}{}:
+		return time.Since(arrived), nil
 	case <-ctx.Done():
-		return nil, ended(ctx, in.name)
+		return 0, ended(ctx, in.name)
 	case <-in.ctx.Done():
-		return nil, e.stopped(in)
+		return 0, e.stopped(in)
 	}
-	defer func() { <-e.slots }()
-	began := time.Now()
-	result, err := in.run(ctx, inputs, wanted)
-	compute := time.Since(began)
-	in.count(compute, err != nil)
-	if err != nil {
-		return nil, e.explain(ctx, in, err)
-	}
-	answer := engine.NewAnswer(views(result), result.Release)
-	answer.Queue, answer.Compute = began.Sub(arrived), compute
-	return answer, nil
 }
 
 // stopped is the error for a request whose instance was stopped under it.
@@ -372,15 +375,6 @@ func (e *Engine) explain(ctx context.Context, in *instance, err error) error {
 		return api.Fail(api.CodeInferenceFailed, in.name, "%s", native.Message).Because(err)
 	}
 	return api.Fail(api.CodeInferenceFailed, in.name, "%w", err)
-}
-
-func views(result *ort.Result) []tensor.Tensor {
-	outputs := make([]tensor.Tensor, len(result.Outputs))
-	for i := range result.Outputs {
-		o := &result.Outputs[i]
-		outputs[i] = tensor.Tensor{Name: o.Name, Type: fromNative(o.Type), Shape: o.Shape, Data: o.Data}
-	}
-	return outputs
 }
 
 // Stats reports this process's memory and what is loaded.

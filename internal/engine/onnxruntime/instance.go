@@ -18,28 +18,28 @@ type instance struct {
 	cancel context.CancelFunc
 	ready  chan struct{}
 
-	failed  error // why Load failed; nil: loaded
-	loaded  engine.Loaded
-	session *ort.Session
-	runtime *ort.Runtime
-	inputs  []input
-	byName  map[string]int // index in inputs
-	spare   chan *runner
+	failed error // why Load failed; nil: loaded
+	loaded engine.Loaded
+	model  *model
+	letGo  func(*model)
+	inputs []input
+	byName map[string]int // index in inputs
 
-	mu      sync.Mutex // guards users, retired, the closing of idle, stopped and running
+	mu      sync.Mutex // guards what follows, and the closing of idle
 	users   int
 	retired bool
 	idle    chan struct{} // closed when retired and the last user has left
 	stopped bool
-	running map[*runner]struct{}
+	gone    bool // discarded
+	runners map[*runner]struct{}
+	spare   []*runner // the last one used is taken first
 
 	requests, failures atomic.Int64
 	compute            atomic.Int64 // nanoseconds
 }
 
 func newInstance(parent context.Context, name string) *instance {
-	in := &instance{name: name, ready: make(chan struct{}), idle: make(chan struct{}),
-		spare: make(chan *runner, spareRunners), running: map[*runner]struct{}{}}
+	in := &instance{name: name, ready: make(chan struct{}), idle: make(chan struct{}), runners: map[*runner]struct{}{}}
 	in.ctx, in.cancel = context.WithCancel(parent)
 	return in
 }
@@ -95,8 +95,10 @@ func (in *instance) stop() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.stopped = true
-	for r := range in.running {
-		_ = r.options.Terminate() // fails only on closed options, and a running one's are open
+	for r := range in.runners {
+		if r.running {
+			_ = r.options.Terminate() // fails only on closed options, and a running one's are open
+		}
 	}
 }
 
@@ -121,21 +123,23 @@ func (in *instance) close() <-chan struct{} {
 	return gone
 }
 
-// discard frees what the instance holds. Nobody uses it any more.
+// discard frees what the instance holds. Nobody uses it any more, but for answers that are not released yet: their runners
+// free themselves.
 func (in *instance) discard() {
 	in.cancel()
-	if in.session != nil {
-		in.session.Close()
-		defer ort.TrimMemory() // else most of the model's memory would stay with the C allocator
+	in.mu.Lock()
+	in.gone = true
+	spare := in.spare
+	in.spare = nil
+	for _, r := range spare {
+		delete(in.runners, r)
 	}
-	for {
-		select {
-		case r := <-in.spare:
-			r.options.Close()
-			continue
-		default:
-		}
-		return
+	in.mu.Unlock()
+	for _, r := range spare {
+		r.options.Close()
+	}
+	if in.model != nil {
+		in.letGo(in.model)
 	}
 }
 
@@ -165,16 +169,16 @@ func (in *instance) stats() engine.InstanceStats {
 // describe reads the session's signature and refuses what the protocols cannot carry.
 func (in *instance) describe() error {
 	var err error
-	if in.loaded.Signature.Inputs, err = in.specs("input", in.session.Inputs()); err != nil {
+	if in.loaded.Signature.Inputs, err = in.specs("input", in.model.session.Inputs()); err != nil {
 		return err
 	}
-	if in.loaded.Signature.Outputs, err = in.specs("output", in.session.Outputs()); err != nil {
+	if in.loaded.Signature.Outputs, err = in.specs("output", in.model.session.Outputs()); err != nil {
 		return err
 	}
-	for _, info := range in.session.Inputs() {
+	for _, info := range in.model.session.Inputs() {
 		in.inputs = append(in.inputs, newInput(info, false))
 	}
-	for _, info := range in.session.Initializers() {
+	for _, info := range in.model.session.Initializers() {
 		in.inputs = append(in.inputs, newInput(info, true))
 	}
 	in.byName = make(map[string]int, len(in.inputs))

@@ -2,8 +2,11 @@ package onnxruntime
 
 import (
 	"context"
+	"time"
 
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/ort"
+	"github.com/penstock/penstock/internal/tensor"
 )
 
 const (
@@ -13,15 +16,25 @@ const (
 	onlyFatal = 4
 )
 
-// runner is what makes one run stoppable. It serves one run after the other, so that a request allocates little.
+// runner is what one request needs from its check to the release of its answer. It serves one request after the other,
+// so that a request allocates little.
 type runner struct {
-	options *ort.RunOptions
-	fired   chan struct{} // room for one: terminate has been called
-	onEnd   func()        // calls terminate; kept, as making a method value allocates
+	instance *instance
+	options  *ort.RunOptions // makes the run stoppable
+	fired    chan struct{}   // room for one: terminate has been called
+	inputs   []ort.Tensor
+	seen     []bool // by index in instance.inputs
+	result   ort.Result
+	outputs  []tensor.Tensor
+	onEnd    func() // terminate and release; kept, as making a method value allocates
+	free     func()
+
+	running bool // guarded by instance.mu: between take and the end of its run
+	clean   bool // nobody has told the options to stop; the request's alone
 }
 
-func newRunner(runtime *ort.Runtime) (*runner, error) {
-	options, err := runtime.NewRunOptions()
+func newRunner(in *instance) (*runner, error) {
+	options, err := in.model.runtime.NewRunOptions()
 	if err != nil {
 		return nil, err
 	}
@@ -30,8 +43,8 @@ func newRunner(runtime *ort.Runtime) (*runner, error) {
 		options.Close()
 		return nil, err
 	}
-	r := &runner{options: options, fired: make(chan struct{}, 1)}
-	r.onEnd = r.terminate
+	r := &runner{instance: in, options: options, fired: make(chan struct{}, 1), seen: make([]bool, len(in.inputs))}
+	r.onEnd, r.free = r.terminate, r.release
 	return r, nil
 }
 
@@ -41,56 +54,82 @@ func (r *runner) terminate() {
 }
 
 // run runs the model, and stops it when ctx ends or the instance is stopped.
-func (in *instance) run(ctx context.Context, inputs []ort.Tensor, outputs []string) (*ort.Result, error) {
-	r, err := in.takeRunner()
-	if err != nil {
-		return nil, err
+func (r *runner) run(ctx context.Context, outputs []string) error {
+	if len(outputs) == 0 {
+		outputs = nil // all
 	}
 	stopWatch := func() bool { return true }
 	if ctx.Done() != nil {
 		stopWatch = context.AfterFunc(ctx, r.onEnd)
 	}
-	result, err := in.session.Run(inputs, outputs, r.options)
+	err := r.instance.model.session.Fill(&r.result, r.inputs, outputs, r.options)
 	// Only when nobody can terminate any more may the runner serve another run.
-	clean := stopWatch()
-	if !clean {
+	if !stopWatch() {
 		<-r.fired
+		r.clean = false
 	}
-	in.putRunner(r, clean)
-	return result, err
+	in := r.instance
+	in.mu.Lock()
+	r.running = false
+	r.clean = r.clean && !in.stopped
+	in.mu.Unlock()
+	return err
 }
 
-// takeRunner gives a runner that stop knows of.
-func (in *instance) takeRunner() (*runner, error) {
-	var r *runner
-	select {
-	case r = <-in.spare:
-	default:
-		var err error
-		if r, err = newRunner(in.runtime); err != nil {
-			return nil, err
-		}
+// answer makes the answer, which gives the runner back when it is released.
+func (r *runner) answer(queue, compute time.Duration) *engine.Answer {
+	for i := range r.result.Outputs {
+		o := &r.result.Outputs[i]
+		r.outputs = append(r.outputs, tensor.Tensor{Name: o.Name, Type: fromNative(o.Type), Shape: o.Shape, Data: o.Data})
 	}
+	answer := engine.NewAnswer(r.outputs, r.free)
+	answer.Queue, answer.Compute = queue, compute
+	return answer
+}
+
+// release gives the result's memory and the runner back.
+func (r *runner) release() {
+	r.result.Release()
+	clear(r.inputs)  // views of the request, which would be kept from the collector
+	clear(r.outputs) // views of memory that is given back now
+	r.inputs, r.outputs = r.inputs[:0], r.outputs[:0]
+	r.instance.put(r)
+}
+
+// take gives a runner that stop knows of; release gives it back.
+func (in *instance) take() (*runner, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.running[r] = struct{}{}
+	var r *runner
+	if last := len(in.spare) - 1; last >= 0 {
+		r = in.spare[last]
+		in.spare = in.spare[:last]
+	} else {
+		var err error
+		if r, err = newRunner(in); err != nil {
+			return nil, err
+		}
+		in.runners[r] = struct{}{}
+	}
+	r.running, r.clean = true, true
 	if in.stopped {
 		_ = r.options.Terminate() // its run ends at once
 	}
 	return r, nil
 }
 
-func (in *instance) putRunner(r *runner, clean bool) {
+// put keeps a runner for the next request, or frees it.
+func (in *instance) put(r *runner) {
 	in.mu.Lock()
-	delete(in.running, r)
-	clean = clean && !in.stopped
-	in.mu.Unlock()
-	if clean {
-		select {
-		case in.spare <- r:
-			return
-		default:
-		}
+	keep := r.clean && !in.stopped && !in.gone && len(in.spare) < spareRunners
+	r.running = false
+	if keep {
+		in.spare = append(in.spare, r)
+	} else {
+		delete(in.runners, r)
 	}
-	r.options.Close()
+	in.mu.Unlock()
+	if !keep {
+		r.options.Close()
+	}
 }

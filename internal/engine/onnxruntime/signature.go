@@ -52,32 +52,32 @@ func fromNative(t ort.ElementType) tensor.Type {
 	return tensor.Invalid
 }
 
-// accept checks a request's tensors against the model and makes them ONNX Runtime's.
-func (in *instance) accept(given []tensor.Tensor) ([]ort.Tensor, error) {
-	accepted := make([]ort.Tensor, 0, len(given))
-	seen := make([]bool, len(in.inputs))
+// accept checks a request's tensors against the model and gives them to the runner as ONNX Runtime's.
+func (in *instance) accept(r *runner, given []tensor.Tensor) error {
+	seen := r.seen
+	clear(seen)
 	for i := range given {
 		t := &given[i]
 		at, ok := in.byName[t.Name]
 		if !ok {
-			return nil, api.Fail(api.CodeSignatureMismatch, in.name, "the model has no input %q; it takes %q", t.Name, in.names())
+			return api.Fail(api.CodeSignatureMismatch, in.name, "the model has no input %q; it takes %q", t.Name, in.names())
 		}
 		if seen[at] {
-			return nil, api.Fail(api.CodeSignatureMismatch, in.name, "input %q is given twice", t.Name)
+			return api.Fail(api.CodeSignatureMismatch, in.name, "input %q is given twice", t.Name)
 		}
 		seen[at] = true
 		if err := in.inputs[at].check(in.name, t); err != nil {
-			return nil, err
+			return err
 		}
-		accepted = append(accepted, ort.Tensor{Name: t.Name, Type: toNative(t.Type), Shape: t.Shape, Data: t.Data})
+		r.inputs = append(r.inputs, ort.Tensor{Name: t.Name, Type: toNative(t.Type), Shape: t.Shape, Data: t.Data})
 	}
 	for i := range in.inputs {
 		want := &in.inputs[i]
 		if !want.optional && !seen[i] {
-			return nil, api.Fail(api.CodeSignatureMismatch, in.name, "input %q is missing: %s of shape %v", want.name, want.typ, want.shape)
+			return api.Fail(api.CodeSignatureMismatch, in.name, "input %q is missing: %s of shape %v", want.name, want.typ, want.shape)
 		}
 	}
-	return accepted, nil
+	return nil
 }
 
 // namesTold is the most names that an error message lists.

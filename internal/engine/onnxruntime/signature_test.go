@@ -240,21 +240,3 @@ func TestWaitsForASlot(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkInfer(b *testing.B) {
-	e := open(b)
-	if _, err := load(b, e, orttest.Linear(4, 4, false)); err != nil {
-		b.Fatal(err)
-	}
-	req := engine.Request{Instance: "m", Inputs: []tensor.Tensor{tensor.FromFloat32("x", []int64{1, 4}, []float32{1, 2, 3, 4})}}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	b.ReportAllocs()
-	for b.Loop() {
-		answer, err := e.Infer(ctx, req)
-		if err != nil {
-			b.Fatal(err)
-		}
-		answer.Release()
-	}
-}

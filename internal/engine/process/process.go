@@ -146,14 +146,21 @@ func (e *Engine) end(err error) {
 // Load makes an instance ready in the worker.
 func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, error) {
 	m := hop.Message{Kind: hop.KindLoad, Load: hop.Load{Instance: load.Instance, Format: load.Format, Path: load.Path,
-		Warm: load.Warm}}
+		Warm: load.Warm, Options: load.Options.Text()}}
+	for _, member := range load.Members {
+		m.Load.Members = append(m.Load.Members, hop.Member{Digest: string(member.Digest), Path: member.Path})
+	}
 	reply, err := e.ask(ctx, &m)
 	if err != nil {
 		return engine.Loaded{}, err
 	}
 	defer reply.Release()
-	return engine.Loaded{Signature: reply.Loaded.Signature, LoadTime: reply.Loaded.LoadTime,
-		WarmTime: reply.Loaded.WarmTime}, nil
+	loaded := engine.Loaded{Signature: reply.Loaded.Signature, LoadTime: reply.Loaded.LoadTime, WarmTime: reply.Loaded.WarmTime}
+	if reply.Loaded.Batched {
+		plan := reply.Loaded.Batch
+		loaded.Batch = &plan
+	}
+	return loaded, nil
 }
 
 // Unload takes an instance away when its requests are done.
@@ -166,12 +173,13 @@ func (e *Engine) Unload(ctx context.Context, instance string) error {
 // Infer runs one request in the worker. The inputs' bytes go from their memory to the socket without another copy.
 func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer, error) {
 	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindInfer, Instance: req.Instance, Outputs: req.Outputs,
-		Tensors: req.Inputs})
+		Tensors: req.Inputs, Priority: int64(req.Priority)})
 	if err != nil {
 		return nil, err
 	}
 	answer := engine.NewAnswer(reply.Tensors, reply.Free())
 	answer.Queue, answer.Compute = reply.Queue, reply.Compute
+	answer.Batch, answer.Wait, answer.Steps = int(reply.Batch), reply.Wait, reply.Steps
 	return answer, nil
 }
 

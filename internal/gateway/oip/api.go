@@ -58,6 +58,7 @@ var extensions = []string{"binary_tensor_data", "classification", "model_configu
 
 // Attach puts the protocol on a gateway: REST under /v2, the older one under /v1, and the gRPC service.
 func Attach(g *gateway.Server, o Options) {
+	wire.RegisterDeflate()
 	p := &protocol{gateway: g, server: o.Server, name: o.Name, version: o.Version, log: g.Log()}
 	p.controls = newControls(o)
 	p.offers = p.controls.advertise(extensions)

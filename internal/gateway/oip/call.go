@@ -5,6 +5,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/serve"
+	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
 // The bounds of what callers send beside the request.
@@ -16,7 +17,7 @@ const (
 
 // labels are the values that come as HTTP headers or gRPC metadata. Each may be given once.
 type labels struct {
-	unit, variant, traceparent []string
+	unit, variant, traceparent, cacheControl []string
 }
 
 // put checks the labels and writes them into a call.
@@ -41,10 +42,63 @@ func (l labels) put(call *serve.Call) error {
 			return err
 		}
 	}
+	call.Cache = cacheUse(l.cacheControl)
 	if len(l.traceparent) == 1 {
 		call.TraceID, call.ParentID, call.Sampled = traceparent(l.traceparent[0])
 	}
 	return nil
+}
+
+// cacheUse reads Cache-Control as a cache in the way would: what it does not know asks for nothing.
+func cacheUse(values []string) serve.CacheUse {
+	use := serve.CacheUsed
+	for _, value := range values {
+		for directive := range strings.SplitSeq(value, ",") {
+			switch directive = strings.TrimSpace(directive); {
+			case strings.EqualFold(directive, "no-store"):
+				return serve.CachePassed
+			case strings.EqualFold(directive, "no-cache"), strings.EqualFold(directive, "max-age=0"):
+				use = serve.CacheRenewed
+			}
+		}
+	}
+	return use
+}
+
+// cacheStatus tells what the endpoint's response cache had to do with an answer, in the words of RFC 9211; nil when there
+// is no cache. The slices are shared: headers hold them as they are.
+func cacheStatus(how serve.Recall) []string {
+	switch how {
+	case serve.RecallHit:
+		return statusHit
+	case serve.RecallCollapsed:
+		return statusCollapsed
+	case serve.RecallStored:
+		return statusStored
+	case serve.RecallMissed:
+		return statusMissed
+	case serve.RecallPassed:
+		return statusPassed
+	case serve.RecallRenewed:
+		return statusRenewed
+	}
+	return nil
+}
+
+var (
+	statusHit       = []string{"penstock; hit"}
+	statusCollapsed = []string{"penstock; fwd=miss; collapsed"}
+	statusStored    = []string{"penstock; fwd=miss; stored"}
+	statusMissed    = []string{"penstock; fwd=miss"}
+	statusPassed    = []string{"penstock; fwd=request"}
+	statusRenewed   = []string{"penstock; fwd=request; stored"}
+)
+
+// configOf describes an endpoint in the words of Triton's model configuration.
+func configOf(endpoint string, view serve.View) *wire.ModelConfig {
+	c := wire.NewModelConfig(endpoint, view.Platform, view.Signature, view.Batch, view.Batching)
+	c.ResponseCache.Enable = view.Cached
+	return c
 }
 
 func single(name string, values []string) (string, error) {

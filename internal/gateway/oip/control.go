@@ -39,7 +39,11 @@ func (c *controls) advertise(list []string) []string {
 		list = append(list, "statistics")
 	}
 	if c.settings != nil {
-		list = append(list, "trace", "logging")
+		// Without a collector nothing can be traced: the settings answer that they are off, and are not offered.
+		if _, able := c.settings.TraceEvery(); able {
+			list = append(list, "trace")
+		}
+		list = append(list, "logging")
 	}
 	return list
 }

@@ -247,6 +247,11 @@ func TestControlsGRPC(t *testing.T) {
 		!slices.Equal(server.GetExtensions()[len(server.GetExtensions())-len(want):], want) {
 		t.Errorf("extensions %v, %v", server.GetExtensions(), err)
 	}
+	blind := wire.NewGRPCInferenceServiceClient(startControls(t, &backstage{every: -1, blind: true}).dial(t, "acme-infer"))
+	if server, err := blind.ServerMetadata(ctx, &wire.ServerMetadataRequest{}); err != nil || slices.Contains(server.GetExtensions(), "trace") ||
+		!slices.Contains(server.GetExtensions(), "logging") {
+		t.Errorf("without a collector: extensions %v, %v", server.GetExtensions(), err)
+	}
 	index, err := infer.RepositoryIndex(ctx, &wire.RepositoryIndexRequest{})
 	if err != nil || len(index.GetModels()) != 3 || index.Models[1].State != "UNAVAILABLE" || index.Models[1].Version != "7" {
 		t.Errorf("index %v, %v", index, err)

@@ -94,7 +94,7 @@ func (s *service) ModelConfig(ctx context.Context, r *wire.ModelConfigRequest) (
 	if err != nil {
 		return nil, named(err, r.GetName(), r.GetVersion())
 	}
-	return &wire.ModelConfigResponse{Config: wire.NewModelConfig(r.GetName(), view.Platform, view.Signature)}, nil
+	return &wire.ModelConfigResponse{Config: configOf(r.GetName(), view)}, nil
 }
 
 // modelInfer is the method's handler: it receives the message's bytes and gives an encoded reply. The order of its
@@ -132,7 +132,10 @@ func (p *protocol) inferGRPC(ctx context.Context, s *scratch, start time.Time) (
 		return nil, sendHeader(ctx, err, "penstock-request-id", id)
 	}
 	defer answer.Release()
-	err = sendHeader(ctx, nil, "penstock-request-id", id, "penstock-variant", string(answer.Variant), "penstock-version", out.Version)
+	if status := cacheStatus(answer.Recall); status != nil {
+		err = sendHeader(ctx, nil, "cache-status", status[0])
+	}
+	err = sendHeader(ctx, err, "penstock-request-id", id, "penstock-variant", string(answer.Variant), "penstock-version", out.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -153,11 +156,13 @@ func (p *protocol) callGRPC(ctx context.Context, s *scratch) (*serve.Answer, wir
 	call.Endpoint, call.Version, call.Protocol = api.EndpointName(request.Model), request.Version, "oip-grpc"
 	call.Inputs, call.Outputs = request.Inputs, request.Wanted()
 	l := labels{unit: metadata.ValueFromIncomingContext(ctx, "penstock-unit"),
-		variant:     metadata.ValueFromIncomingContext(ctx, "penstock-variant"),
-		traceparent: metadata.ValueFromIncomingContext(ctx, "traceparent")}
+		variant:      metadata.ValueFromIncomingContext(ctx, "penstock-variant"),
+		traceparent:  metadata.ValueFromIncomingContext(ctx, "traceparent"),
+		cacheControl: metadata.ValueFromIncomingContext(ctx, "cache-control")}
 	if err := l.put(call); err != nil {
 		return nil, none, err
 	}
+	call.Priority, call.Parameters = request.Priority, request.Parameters
 	if request.Timeout > 0 {
 		limited, cancel := context.WithDeadline(ctx, call.Start.Add(request.Timeout))
 		defer cancel()

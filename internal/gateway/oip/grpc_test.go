@@ -38,10 +38,10 @@ func TestGRPCInfer(t *testing.T) {
 		"traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	for _, compress := range []bool{false, true} {
+	for _, coding := range []string{"", gzip.Name, "deflate", "deflate"} {
 		var options []grpc.CallOption
-		if compress {
-			options = append(options, grpc.UseCompressor(gzip.Name))
+		if coding != "" {
+			options = append(options, grpc.UseCompressor(coding))
 		}
 		var header metadata.MD
 		answer, err := client.ModelInfer(ctx, inferRequest("echo"), append(options, grpc.Header(&header))...)
@@ -129,8 +129,10 @@ func TestGRPCLimits(t *testing.T) {
 	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
 	bomb := inferRequest("echo")
 	bomb.RawInputContents[0] = make([]byte, 8<<20)
-	if _, err := client.ModelInfer(t.Context(), bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("compressed bomb: %v", err)
+	for _, coding := range []string{gzip.Name, "deflate"} {
+		if _, err := client.ModelInfer(t.Context(), bomb, grpc.UseCompressor(coding)); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("bomb in %s: %v", coding, err)
+		}
 	}
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "penstock-unit", strings.Repeat("u", 1<<20))
 	if _, err := client.ModelInfer(ctx, inferRequest("echo")); err == nil {

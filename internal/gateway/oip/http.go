@@ -136,7 +136,7 @@ func (p *protocol) answer(w http.ResponseWriter, r *http.Request, t target, id s
 	case t.act == "model":
 		writeJSON(w, wire.AppendModelMetadata(nil, t.endpoint, view.Versions, view.Platform, view.Signature))
 	case t.act == "config":
-		writeJSON(w, wire.AppendModelConfig(nil, wire.NewModelConfig(t.endpoint, view.Platform, view.Signature)))
+		writeJSON(w, wire.AppendModelConfig(nil, configOf(t.endpoint, view)))
 	case !view.Ready:
 		notReady(w, "model '"+t.endpoint+"' is not ready")
 	default:
@@ -191,11 +191,13 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 	call.Principal, call.Endpoint, call.Version = principal, api.EndpointName(t.endpoint), t.version
 	call.RequestID, call.Protocol, call.Start = id, "oip-http", start
 	call.Inputs, call.Outputs = s.request.Inputs, s.request.Wanted()
-	l := labels{unit: r.Header["Penstock-Unit"], variant: r.Header["Penstock-Variant"], traceparent: r.Header["Traceparent"]}
+	l := labels{unit: r.Header["Penstock-Unit"], variant: r.Header["Penstock-Variant"], traceparent: r.Header["Traceparent"],
+		cacheControl: r.Header["Cache-Control"]}
 	if err := l.put(call); err != nil {
 		return nil, none, err
 	}
 	ctx := r.Context()
+	call.Priority, call.Parameters = s.request.Priority, s.request.Parameters
 	if s.request.Timeout > 0 {
 		limited, cancel := context.WithDeadline(ctx, start.Add(s.request.Timeout))
 		defer cancel()
@@ -214,6 +216,9 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 	header := w.Header()
 	header["Penstock-Variant"] = []string{string(answer.Variant)}
 	header["Penstock-Version"] = []string{version}
+	if status := cacheStatus(answer.Recall); status != nil {
+		header["Cache-Status"] = status
+	}
 	return answer, wire.Response{Model: t.endpoint, Version: version, ID: s.request.ID, Outputs: outputs}, nil
 }
 

@@ -29,8 +29,8 @@ type modelStats struct {
 	MemoryUsage []any          `json:"memory_usage"` // not measured per model
 }
 
-// inferStats holds the eight durations. Reading inputs and writing outputs are not measured apart from the whole, and there
-// is no cache: those have counts without time, or nothing.
+// inferStats holds the eight durations. Reading inputs and writing outputs are not measured apart from the whole: those have
+// counts without time.
 type inferStats struct {
 	Success       api.Spent `json:"success"`
 	Fail          api.Spent `json:"fail"`
@@ -110,7 +110,7 @@ func statsOf(key versionKey, s *api.ModelStatistics) modelStats {
 	ran := api.Spent{Count: s.Runs}
 	out := modelStats{Name: key.endpoint, Version: key.version, Last: uint64(max(0, s.Last)) / 1000, Items: s.Items, Runs: s.Runs,
 		Infer: inferStats{Success: s.Succeeded, Fail: s.Failed, Queue: s.Queue, ComputeInput: ran, ComputeInfer: s.Compute,
-			ComputeOutput: ran},
+			ComputeOutput: ran, CacheHit: s.CacheHit, CacheMiss: s.CacheMiss},
 		Responses: map[string]any{}, Batches: make([]batchStats, 0, len(s.Batches)), MemoryUsage: []any{}}
 	for _, b := range s.Batches {
 		ran := api.Spent{Count: b.Compute.Count}

@@ -77,3 +77,20 @@ func Sequence() Model {
 		Outputs: []Value{{Name: "s", Type: Float, Shape: []any{1}, Sequence: true}},
 	}}
 }
+
+// Branch gives its input x back when its input double is false, and x twice over when it is true: an output whose shape
+// depends on what is in the inputs, and that is nearly an input itself.
+func Branch() Model {
+	branch := func(name string, nodes ...Node) Graph {
+		return Graph{Name: name, Nodes: nodes, Outputs: []Value{{Name: name, Type: Float, Shape: []any{""}}}}
+	}
+	return Model{Graph: Graph{
+		Nodes: []Node{{Op: "If", Inputs: []string{"double"}, Outputs: []string{"y"}, Attributes: []Attribute{
+			{Name: "then_branch", Value: branch("twice", Node{Op: "Concat", Inputs: []string{"x", "x"}, Outputs: []string{"twice"},
+				Attributes: []Attribute{{Name: "axis", Value: int64(0)}}})},
+			{Name: "else_branch", Value: branch("once", Node{Op: "Identity", Inputs: []string{"x"}, Outputs: []string{"once"}})},
+		}}},
+		Inputs:  []Value{{Name: "double", Type: Bool, Shape: []any{}}, {Name: "x", Type: Float, Shape: []any{"n"}}},
+		Outputs: []Value{{Name: "y", Type: Float, Shape: []any{"m"}}},
+	}}
+}

@@ -140,7 +140,7 @@ func (p *Provider) launch(w provider.Workload) (*child, error) {
 	command.Dir = "/"
 	command.Stdout, command.Stderr = writer, writer
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	err = command.Start()
+	err = p.on(w.Processors, command.Start)
 	_ = writer.Close() // the child has its own
 	if err != nil {
 		_ = reader.Close()
@@ -155,6 +155,30 @@ func (p *Provider) launch(w provider.Workload) (*child, error) {
 	}
 	c.output = follow(reader, w.Log)
 	return c, nil
+}
+
+// on starts a child that may run on these processors alone, from its first instruction: it inherits them from the thread
+// that forks it, which is ours for as long. So its runtimes, too, count no other processors.
+func (p *Provider) on(processors []int, start func() error) error {
+	if len(processors) == 0 {
+		return start()
+	}
+	var before, set unix.CPUSet
+	for _, n := range processors {
+		set.Set(n)
+	}
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return fmt.Errorf("read the processors: %w", err)
+	}
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("use processors %v: %w", processors, err)
+	}
+	err := start()
+	if back := unix.SchedSetaffinity(0, &before); back != nil && err == nil {
+		// Later children would get the wrong processors, which costs speed and nothing else.
+		p.log.Warn("provider: the starting thread stays on few processors", "error", back)
+	}
+	return err
 }
 
 // limit sets the limits from outside, between the child's start and Start's return. A child of ours opens nothing

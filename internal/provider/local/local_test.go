@@ -70,6 +70,42 @@ func TestCloseKillsWhatRuns(t *testing.T) {
 	}
 }
 
+// TestRunsOnItsProcessors asks a child where it may run, and a later one, which must not inherit that.
+func TestRunsOnItsProcessors(t *testing.T) {
+	p := local.New(nil)
+	defer p.Close()
+	allowed := func(processors []int) string {
+		var out strings.Builder
+		i, err := p.Start(t.Context(), provider.Workload{Name: "c", Path: "/bin/sh", Log: &out, Processors: processors,
+			Args: []string{"-c", "while read name value; do case $name in Cpus_allowed_list:) echo $value;; esac; done < /proc/self/status"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-i.Done()
+		return strings.TrimSpace(out.String())
+	}
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	last := 0
+	for n := range 1024 {
+		if set.IsSet(n) {
+			last = n
+		}
+	}
+	before := allowed(nil)
+	if got := allowed([]int{last}); got != strconv.Itoa(last) {
+		t.Errorf("processors %q, want %d", got, last)
+	}
+	if after := allowed(nil); after != before {
+		t.Errorf("processors %q after a pinned child, %q before", after, before)
+	}
+	if _, err := p.Start(t.Context(), provider.Workload{Name: "c", Path: "/bin/sh", Processors: []int{1023}}); err == nil {
+		t.Error("a child started on a processor that is not there")
+	}
+}
+
 // TestDiesWithItsParent kills a parent hard and watches its child through a pidfd, which outlives the number's reuse.
 func TestDiesWithItsParent(t *testing.T) {
 	command := exec.Command(os.Args[0])

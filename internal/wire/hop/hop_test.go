@@ -112,14 +112,20 @@ func (g guess) message() *hop.Message {
 	case hop.KindHello.Result():
 		m.PID = g.Int64()
 	case hop.KindLoad:
-		m.Load = hop.Load{Instance: g.text(), Format: g.text(), Path: g.text(), Warm: g.IntN(2) == 0}
+		m.Load = hop.Load{Instance: g.text(), Format: g.text(), Path: g.text(), Warm: g.IntN(2) == 0, Options: g.text()}
+		for range g.IntN(3) {
+			m.Load.Members = append(m.Load.Members, hop.Member{Digest: g.text(), Path: g.text()})
+		}
 	case hop.KindLoad.Result():
 		m.Loaded = hop.Loaded{Signature: api.Signature{Inputs: g.specs(), Outputs: g.specs()},
 			LoadTime: time.Duration(g.Int64()), WarmTime: time.Duration(g.Int64())}
+		if m.Loaded.Batched = g.IntN(2) == 0; m.Loaded.Batched {
+			m.Loaded.Batch = api.BatchPlan{MaxSize: int(g.Int64()), Exact: g.IntN(2) == 0, Why: g.text()}
+		}
 	case hop.KindUnload:
 		m.Instance = g.text()
 	case hop.KindInfer:
-		m.Instance, m.Tensors = g.text(), g.tensors()
+		m.Instance, m.Tensors, m.Priority = g.text(), g.tensors(), g.Int64()
 		if g.IntN(2) == 0 {
 			m.Outputs = []string{}
 			for range g.IntN(3) {
@@ -128,6 +134,10 @@ func (g guess) message() *hop.Message {
 		}
 	case hop.KindInfer.Result():
 		m.Tensors, m.Queue, m.Compute = g.tensors(), time.Duration(g.Int64()), time.Duration(g.Int64())
+		m.Batch, m.Wait = g.Int64(), time.Duration(g.Int64())
+		for range g.IntN(3) {
+			m.Steps = append(m.Steps, api.StepTime{Name: g.text(), Start: time.Duration(g.Int64()), Queue: time.Duration(g.Int64()), Compute: time.Duration(g.Int64())})
+		}
 	case hop.KindStats.Result():
 		m.Stats = hop.Stats{PID: g.Int64(), Runtime: g.text(), Resident: g.Int64()}
 		for range g.IntN(4) {
@@ -222,8 +232,8 @@ func TestWrongStreams(t *testing.T) {
 		{"a budget beyond all time", put(24, full...), hop.ErrMalformed},
 		{"a result with a budget", put(3, byte(hop.KindInfer.Result())), hop.ErrMalformed},
 		{"an instance longer than the header", put(32, full[:4]...), hop.ErrMalformed},
-		{"a flag of 2", put(37, 2), hop.ErrMalformed},
-		{"more tensors than bytes", put(38, full[:4]...), hop.ErrMalformed},
+		{"a flag of 2", put(45, 2), hop.ErrMalformed},
+		{"more tensors than bytes", put(46, full[:4]...), hop.ErrMalformed},
 		{"padding that is not zero", put(pad, 1), hop.ErrMalformed},
 		{"a cut prefix", good[:31], hop.ErrTruncated},
 		{"a cut header", good[:40], hop.ErrTruncated},

@@ -25,6 +25,10 @@ type Message struct {
 	Tensors  []tensor.Tensor // Infer: inputs; its result: outputs
 	Queue    time.Duration   // Infer's result
 	Compute  time.Duration   // Infer's result
+	Batch    int64           // Infer's result: rows run together
+	Wait     time.Duration   // Infer's result: part of Queue
+	Steps    []api.StepTime  // Infer's result: of a chain
+	Priority int64           // Infer
 	Stats    Stats           // Stats' result
 	Failure  Failure         // Failure
 
@@ -44,6 +48,14 @@ type Load struct {
 	Format   string
 	Path     string
 	Warm     bool
+	Options  string // api.LoadOptions as JSON; empty when all are defaults
+	Members  []Member
+}
+
+// Member is the file of one version that a chain runs.
+type Member struct {
+	Digest string
+	Path   string
 }
 
 // Loaded is what loading found.
@@ -51,6 +63,8 @@ type Loaded struct {
 	Signature api.Signature
 	LoadTime  time.Duration
 	WarmTime  time.Duration
+	Batched   bool // whether Batch says anything
+	Batch     api.BatchPlan
 }
 
 // Stats is a moment's view of the worker.
@@ -105,15 +119,19 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendText(b, m.Load.Format)
 		b = appendText(b, m.Load.Path)
 		b = appendFlag(b, m.Load.Warm)
+		b = appendText(b, m.Load.Options)
+		b = m.Load.appendMembers(b)
 	case KindLoad.Result():
 		b = appendSpecs(b, m.Loaded.Signature.Inputs)
 		b = appendSpecs(b, m.Loaded.Signature.Outputs)
 		b = appendInt(b, int64(m.Loaded.LoadTime))
 		b = appendInt(b, int64(m.Loaded.WarmTime))
+		b = m.Loaded.appendBatch(b)
 	case KindUnload:
 		b = appendText(b, m.Instance)
 	case KindInfer:
 		b = appendText(b, m.Instance)
+		b = appendInt(b, m.Priority)
 		b = appendFlag(b, m.Outputs != nil)
 		if m.Outputs != nil {
 			b = appendTexts(b, m.Outputs)
@@ -122,6 +140,9 @@ func (m *Message) appendHeader(b []byte) []byte {
 	case KindInfer.Result():
 		b = appendInt(b, int64(m.Queue))
 		b = appendInt(b, int64(m.Compute))
+		b = appendInt(b, m.Batch)
+		b = appendInt(b, int64(m.Wait))
+		b = appendSteps(b, m.Steps)
 		b = appendTensors(b, m.Tensors)
 	case KindStats.Result():
 		b = m.Stats.append(b)
@@ -143,14 +164,20 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 	case KindHello.Result():
 		m.PID = c.int()
 	case KindLoad:
-		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag()}
+		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag(), Options: c.text()}
+		if len(m.Load.Options) > api.LoadOptionsMax {
+			c.fail(ErrOversize, "options of %d bytes, limit %d", len(m.Load.Options), api.LoadOptionsMax)
+		}
+		m.Load.readMembers(c)
 	case KindLoad.Result():
 		m.Loaded.Signature = api.Signature{Inputs: c.specs(), Outputs: c.specs()}
 		m.Loaded.LoadTime, m.Loaded.WarmTime = time.Duration(c.int()), time.Duration(c.int())
+		m.Loaded.readBatch(c)
 	case KindUnload:
 		m.Instance = c.name()
 	case KindInfer:
 		m.Instance = c.name()
+		m.Priority = c.int()
 		if c.flag() {
 			m.names = c.names(m.names)
 			m.Outputs = m.names
@@ -158,6 +185,8 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 		sizes = m.readTensors(c, sizes)
 	case KindInfer.Result():
 		m.Queue, m.Compute = time.Duration(c.int()), time.Duration(c.int())
+		m.Batch, m.Wait = c.int(), time.Duration(c.int())
+		m.Steps = c.steps()
 		sizes = m.readTensors(c, sizes)
 	case KindStats.Result():
 		m.Stats.read(c)
@@ -166,6 +195,66 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 			RetryAfter: time.Duration(c.int())}
 	}
 	return sizes
+}
+
+func (l *Load) appendMembers(b []byte) []byte {
+	b = appendCount(b, len(l.Members))
+	for _, m := range l.Members {
+		b = appendText(appendText(b, m.Digest), m.Path)
+	}
+	return b
+}
+
+func (l *Load) readMembers(c *cursor) {
+	n := c.count(2 * 4)
+	if n == 0 {
+		return
+	}
+	l.Members = make([]Member, n)
+	for i := range l.Members {
+		l.Members[i] = Member{Digest: c.text(), Path: c.text()}
+	}
+}
+
+func appendSteps(b []byte, steps []api.StepTime) []byte {
+	b = appendCount(b, len(steps))
+	for i := range steps {
+		s := &steps[i]
+		b = appendText(b, s.Name)
+		b = appendInt(b, int64(s.Start))
+		b = appendInt(b, int64(s.Queue))
+		b = appendInt(b, int64(s.Compute))
+	}
+	return b
+}
+
+// steps are handed on beyond the message's life, so they are made anew.
+func (c *cursor) steps() []api.StepTime {
+	n := c.count(4 + 3*8)
+	if n == 0 {
+		return nil
+	}
+	steps := make([]api.StepTime, n)
+	for i := range steps {
+		steps[i] = api.StepTime{Name: c.name(), Start: time.Duration(c.int()), Queue: time.Duration(c.int()), Compute: time.Duration(c.int())}
+	}
+	return steps
+}
+
+func (l *Loaded) appendBatch(b []byte) []byte {
+	b = appendFlag(b, l.Batched)
+	if l.Batched {
+		b = appendInt(b, int64(l.Batch.MaxSize))
+		b = appendFlag(b, l.Batch.Exact)
+		b = appendText(b, l.Batch.Why)
+	}
+	return b
+}
+
+func (l *Loaded) readBatch(c *cursor) {
+	if l.Batched = c.flag(); l.Batched {
+		l.Batch = api.BatchPlan{MaxSize: int(c.int()), Exact: c.flag(), Why: c.text()}
+	}
 }
 
 func (s *Stats) append(b []byte) []byte {

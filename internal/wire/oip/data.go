@@ -2,6 +2,7 @@ package oip
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 
 	"github.com/penstock/penstock/api"
@@ -27,7 +28,7 @@ func (d *decoder) elements(t *tensor.Tensor) error {
 		return err
 	}
 	e := &d.data
-	e.scanner, e.t, e.base64 = &d.scanner, t, false
+	e.scanner, e.t, e.base64, e.whole = &d.scanner, t, false, n
 	if t.Type != tensor.Bytes {
 		e.out = d.r.take(int(n) * t.Type.Size())
 		t.Data = e.out
@@ -58,6 +59,7 @@ type elements struct {
 	out    []byte
 	number decimal // the last
 	base64 bool    // BYTES may be written as {"b64":"..."}, as V1 has it
+	whole  int64   // elements of the whole tensor, when out is for all of them; else 0
 }
 
 // array reads one array whose opening bracket was read, and the arrays in it.
@@ -107,7 +109,7 @@ func (e *elements) run(n int64) error {
 			return e.count()
 		}
 		if err := e.element(); err != nil {
-			return err
+			return e.placed(err)
 		}
 	}
 	if c := e.peek(); c != ']' {
@@ -124,6 +126,25 @@ func (e *elements) run(n int64) error {
 func (e *elements) count() error {
 	n, _ := tensor.Elements(e.t.Shape) // checked before
 	return api.Fail(api.CodeBadTensor, "", "input %q: the data do not have the shape %v (%d elements); the difference is at byte %d", clip(e.t.Name), e.t.Shape, n, e.i)
+}
+
+// placed says which element of which input an error is about, in row-major order from 0.
+func (e *elements) placed(err error) error {
+	known := *api.AsError(err)
+	if e.whole == 0 {
+		known.Message = fmt.Sprintf("input %q: %s", clip(e.t.Name), known.Message)
+		return &known
+	}
+	at := int64(0)
+	if size := e.t.Type.Size(); size > 0 {
+		at = e.whole - int64(len(e.out)/size)
+	} else {
+		for _, rest, ok := tensor.NextBytes(e.out); ok; _, rest, ok = tensor.NextBytes(rest) {
+			at++
+		}
+	}
+	known.Message = fmt.Sprintf("input %q, element %d: %s", clip(e.t.Name), at, known.Message)
+	return &known
 }
 
 // element reads one element of any type. The type is asked anew for each: the branch is always the same one, and costs less
@@ -143,7 +164,7 @@ func (e *elements) element() error {
 	case tensor.Bool:
 		switch w, err := e.word(); {
 		case err != nil || w == 'n':
-			return e.fail("input %q: a BOOL is true or false", clip(e.t.Name))
+			return e.fail("a BOOL is true or false")
 		case w == 't':
 			e.out[0] = 1
 		default:
@@ -156,8 +177,9 @@ func (e *elements) element() error {
 	if err := e.scanner.number(d); err != nil {
 		return err
 	}
-	if !e.store(d) {
-		return api.Fail(api.CodeBadTensor, "", "input %q: %s is not a number that %s holds (byte %d)", clip(e.t.Name), clip(string(d.text)), e.t.Type, e.i)
+	if room := e.out; !e.store(d) {
+		e.out = room
+		return api.Fail(api.CodeBadTensor, "", "%s is not a number that %s holds (byte %d)", clip(string(d.text)), e.t.Type, e.i)
 	}
 	return nil
 }

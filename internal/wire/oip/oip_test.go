@@ -128,6 +128,11 @@ func TestHostileJSON(t *testing.T) {
 		{"ragged", one("[2,2]", "FP32", "[[1,2],[3]]"), "shape"},
 		{"ragged over", one("[2,2]", "FP32", "[[1,2],[3,4,5]]"), "shape"},
 		{"nested less", one("[2,2]", "FP32", "[[1,2]]"), "shape"},
+		{"which element", one("[2,3]", "INT8", "[[1,2,3],[4,128,6]]"), `"x", element 4: 128 is not a number that INT8 holds`},
+		{"which element, of floats", one("[40]", "FP32", "["+strings.Repeat("1.5, ", 33)+"nul,"+strings.Repeat("1,", 5)+"1]"), `"x", element 33: JSON at byte`},
+		{"which element, first", one("[2]", "FP64", "[1e999,1]"), `"x", element 0: 1e999`},
+		{"which element, of texts", one("[3]", "BYTES", `["a","",7]`), `"x", element 2: JSON at byte`},
+		{"which element, of truths", one("[3]", "BOOL", `[true,false,2]`), `"x", element 2: JSON at byte`},
 		{"nested more", one("[2,2]", "FP32", "[[1,2],[3,4],[5,6]]"), "shape"},
 		{"nested too deep", one("[2]", "FP32", "[[1],[2]]"), "number"},
 		{"scalar and nested", one("[2,2]", "FP32", "[[1,2],3,4]"), "nested"},
@@ -198,13 +203,13 @@ func TestAcceptedJSON(t *testing.T) {
 }
 
 func TestRequestFields(t *testing.T) {
-	body := `{"id":"7","parameters":{"timeout":1500,"binary_data_output":true},"outputs":[{"name":"a","parameters":{"binary_data":false}},{"name":"b"}],` + one("[1]", "INT8", "[1]")[1:]
+	body := `{"id":"7","parameters":{"timeout":1500,"priority":3,"binary_data_output":true},"outputs":[{"name":"a","parameters":{"binary_data":false}},{"name":"b"}],` + one("[1]", "INT8", "[1]")[1:]
 	var r oip.Request
 	for range 2 { // the second time over the first's leftovers
 		if err := r.DecodeHTTP([]byte(body), -1); err != nil {
 			t.Fatal(err)
 		}
-		if r.ID != "7" || r.Timeout != 1500*time.Microsecond || !r.BinaryOutput || len(r.Outputs) != 2 || r.Outputs[0].Binary || !r.Outputs[1].Binary ||
+		if r.ID != "7" || r.Timeout != 1500*time.Microsecond || r.Priority != 3 || !r.BinaryOutput || len(r.Outputs) != 2 || r.Outputs[0].Binary || !r.Outputs[1].Binary ||
 			strings.Join(r.Wanted(), ",") != "a,b" {
 			t.Errorf("request %+v", r)
 		}
@@ -212,7 +217,7 @@ func TestRequestFields(t *testing.T) {
 	if err := r.DecodeHTTP([]byte(one("[1]", "INT8", "[1]")), -1); err != nil {
 		t.Fatal(err)
 	}
-	if r.ID != "" || r.Timeout != 0 || r.BinaryOutput || r.Wanted() != nil {
+	if r.ID != "" || r.Timeout != 0 || r.Priority != 0 || r.BinaryOutput || r.Wanted() != nil {
 		t.Errorf("leftovers in %+v", r)
 	}
 }

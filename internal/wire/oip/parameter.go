@@ -2,6 +2,7 @@ package oip
 
 import (
 	"bytes"
+	"strconv"
 
 	"github.com/penstock/penstock/api"
 )
@@ -106,7 +107,11 @@ func (d *decoder) requestParameter(key []byte, v value) error {
 	if string(key) == "binary_data_output" {
 		return d.boolean(key, v, &d.r.BinaryOutput)
 	}
-	if !isNumbered(key) || v.kind == '0' {
+	if !isNumbered(key) {
+		d.keep(key, v)
+		return nil
+	}
+	if v.kind == '0' {
 		return nil
 	}
 	n, ok := v.number.unsigned(64)
@@ -123,6 +128,24 @@ func (d *decoder) requestParameter(key []byte, v value) error {
 		return notNumbered(key)
 	}
 	return d.r.numberedParameter(string(key), n)
+}
+
+// keep hands a parameter on that means nothing here: texts, whole numbers, true and false.
+func (d *decoder) keep(key []byte, v value) {
+	switch v.kind {
+	case 's':
+		if len(v.text) <= MaxText {
+			d.r.keep(key, string(v.text))
+		}
+	case 't':
+		d.r.keep(key, "true")
+	case 'f':
+		d.r.keep(key, "false")
+	case 'n':
+		if n, ok := v.number.signed(64); ok {
+			d.r.keep(key, strconv.FormatInt(n, 10))
+		}
+	}
 }
 
 // inputParameter takes those of an input. Shared memory is refused rather than ignored: the input has no other data.

@@ -2,6 +2,7 @@ package oip
 
 import (
 	"bytes"
+	"strconv"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -191,7 +192,19 @@ func (r *Request) protoParameter(f field, where place) error {
 		return unsupported("shared memory")
 	case string(key) == "classification" && where == outputParameter:
 		return r.Outputs[len(r.Outputs)-1].classes(v.varint, whole)
-	case where != requestParameter || !isNumbered(key):
+	case where != requestParameter || len(key) > MaxName:
+		return nil
+	case !isNumbered(key):
+		switch {
+		case v.number == isString && len(v.bytes) <= MaxText && utf8.Valid(v.bytes):
+			r.keep(key, string(v.bytes))
+		case v.number == isBool && v.kind == protowire.VarintType:
+			r.keep(key, strconv.FormatBool(v.varint != 0))
+		case v.number == isInt64 && v.kind == protowire.VarintType:
+			r.keep(key, strconv.FormatInt(int64(v.varint), 10))
+		case whole:
+			r.keep(key, strconv.FormatUint(v.varint, 10))
+		}
 		return nil
 	case v.number == isString && string(key) == "sequence_id":
 		return r.numberedParameter("sequence_id", uint64(len(v.bytes)))

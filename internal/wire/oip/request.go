@@ -1,9 +1,10 @@
 // Package oip is the Open Inference Protocol's bytes: infer requests and answers as JSON, as JSON with binary tensors,
 // and as protobuf, read in bounds into tensors and written from them, with the generated code of the service beside it.
-// It opens no connection and knows no endpoint, model or tenant. Caller: gateway/oip.
+// It opens no connection and knows no endpoint, model or tenant. Callers: gateway/oip, and bench for the other side.
 package oip
 
 import (
+	"math"
 	"time"
 
 	"github.com/penstock/penstock/api"
@@ -16,6 +17,7 @@ const (
 	MaxTensors    = 256  // inputs of a request, and outputs asked for
 	MaxParameters = 64   // parameters of a request, an input or an output
 	MaxClasses    = 1000 // classes that classification may be asked for
+	MaxText       = 1024 // bytes of a parameter's value that is handed on; a longer one is left alone
 	MaxName       = 1024 // bytes of a name, an id or a parameter's name
 	maxNumber     = 1024 // characters of one JSON number
 	keepBlock     = 4 << 20
@@ -31,6 +33,10 @@ type Request struct {
 	Timeout time.Duration // parameter "timeout", 0 when not given
 	Inputs  []tensor.Tensor
 	Outputs []Output // empty: all
+
+	Priority int // parameter "priority", 1 the highest, 0 when not given
+
+	Parameters []api.Parameter // those of the request that the server has no meaning for; an endpoint's chain may
 
 	Columns bool // V1 only: the request was in columns, and so is the answer
 
@@ -76,8 +82,10 @@ func (r *Request) Reset() {
 	r.wire.reset()
 	r.json.forget()
 	clear(r.made)
-	r.ID, r.Timeout, r.BinaryOutput, r.Columns = "", 0, false, false
+	r.ID, r.Timeout, r.Priority, r.BinaryOutput, r.Columns = "", 0, 0, false, false
 	r.made = r.made[:0]
+	clear(r.Parameters)
+	r.Parameters = r.Parameters[:0]
 	r.Inputs, r.Outputs, r.block = r.Inputs[:0], r.Outputs[:0], block
 }
 
@@ -190,19 +198,27 @@ func checkBool(t *tensor.Tensor) error {
 }
 
 // numberedParameter takes a request's parameters that are whole numbers, in whatever encoding they came: the time-out in
-// microseconds, the priority, which says nothing to a server with one queue an endpoint, and a sequence, which only nought is
-// allowed for.
+// microseconds, the priority, and a sequence, which only nought is allowed for.
 func (r *Request) numberedParameter(key string, n uint64) (err error) {
 	switch key {
 	case "timeout":
 		r.Timeout, err = timeoutOf(n)
 		return err
+	case "priority":
+		r.Priority = int(min(n, math.MaxInt32)) // beyond the levels it means the default, however far
 	case "sequence_id", "sequence_start", "sequence_end":
 		if n != 0 {
 			return unsupported("sequences (parameter " + key + ")")
 		}
 	}
 	return nil
+}
+
+// keep hands a parameter on.
+func (r *Request) keep(key []byte, value string) {
+	if len(value) <= MaxText && len(r.Parameters) < MaxParameters {
+		r.Parameters = append(r.Parameters, api.Parameter{Name: string(key), Value: value})
+	}
 }
 
 // isNumbered reports whether a parameter is one of numberedParameter's.

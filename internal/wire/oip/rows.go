@@ -211,10 +211,12 @@ func (d *decoder) room(t *tensor.Tensor) ([]byte, error) {
 // fill reads a value of the given shape into out and gives what is left of it, or for BYTES what there is now.
 func (d *decoder) fill(t *tensor.Tensor, shape []int64, out []byte) ([]byte, error) {
 	e := &d.data
-	e.scanner, e.t, e.out, e.base64 = &d.scanner, t, out, true
+	e.scanner, e.t, e.out, e.base64, e.whole = &d.scanner, t, out, true, 0
 	if len(shape) == 0 {
-		err := e.element()
-		return e.out, err
+		if err := e.element(); err != nil {
+			return e.out, e.placed(err)
+		}
+		return e.out, nil
 	}
 	if err := d.expect('[', "'[' of a list"); err != nil {
 		return out, err
@@ -352,7 +354,7 @@ func (e *elements) bytesOf() error {
 		return err
 	}
 	if string(key) != "b64" {
-		return e.fail("input %q: an object in BYTES must have the one field b64", clip(e.t.Name))
+		return e.fail("an object in BYTES must have the one field b64")
 	}
 	text, err := e.str()
 	if err != nil {
@@ -360,7 +362,7 @@ func (e *elements) bytesOf() error {
 	}
 	decoded, err := base64.StdEncoding.AppendDecode(nil, text)
 	if err != nil {
-		return e.fail("input %q: b64 is not valid base64", clip(e.t.Name))
+		return e.fail("b64 is not valid base64")
 	}
 	e.out = tensor.AppendBytes(e.out, decoded)
 	return e.expect('}', "'}' behind b64")

@@ -1,20 +1,14 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"strconv"
+	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
+	load "github.com/penstock/penstock/internal/bench"
 	"github.com/penstock/penstock/internal/ort"
+	"github.com/penstock/penstock/internal/tensor"
 	"github.com/penstock/penstock/internal/wire/oip"
 )
 
@@ -38,69 +32,38 @@ func (c *inProcess) ask(context.Context) error {
 
 func (*inProcess) close() {}
 
-// plain speaks HTTP/1.1 by hand over a kept connection: the load generator shares the processors with what it measures,
-// so it does no more than it must.
-type plain struct {
-	conn    net.Conn
-	in      *bufio.Reader
-	request []byte
+// generated is a client of the load generator that users have, too (internal/bench): this table and `penstock bench`
+// measure with one instrument.
+type generated struct{ load.Caller }
+
+func (g generated) ask(ctx context.Context) error { return g.Ask(ctx, 0) }
+
+func (g generated) close() { g.Close() }
+
+// asked shows a caller of this program to the generator.
+type asked struct{ caller }
+
+// Ask sends the only request.
+func (a asked) Ask(ctx context.Context, _ int) error { return a.ask(ctx) }
+
+// Close ends the caller.
+func (a asked) Close() { a.close() }
+
+// askWithin bounds one request: a server that hangs is an error of the run.
+const askWithin = time.Minute
+
+// dialPlain asks over HTTP, on one kept connection.
+func dialPlain(ctx context.Context, address string, request []byte) (caller, error) {
+	c, err := load.DialHTTP(ctx, load.HTTP{Address: address, Requests: [][]byte{request}, Timeout: askWithin})
+	return generated{c}, err
 }
 
-func dialPlain(ctx context.Context, address string, request []byte) (*plain, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	return &plain{conn: conn, in: bufio.NewReaderSize(conn, 32<<10), request: request}, nil
+// dialRemote asks over gRPC, on one connection.
+func dialRemote(address string, m *model) (caller, error) {
+	request := oip.Request{Model: m.name, Inputs: []tensor.Tensor{{Name: m.input.Name, Type: tensor.FP32, Shape: m.input.Shape, Data: m.input.Data}}}
+	c, err := load.DialGRPC(load.GRPC{Address: address, Requests: [][]byte{request.EncodeProto()}, Timeout: askWithin})
+	return generated{c}, err
 }
-
-var okay = []byte("HTTP/1.1 200 OK\r\n")
-
-func (c *plain) ask(context.Context) error {
-	if _, err := c.conn.Write(c.request); err != nil {
-		return err
-	}
-	status, err := c.in.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	good := bytes.Equal(status, okay)
-	words := string(status[:min(len(status), 64)*btoi(!good)])
-	size := -1
-	for {
-		line, err := c.in.ReadSlice('\n')
-		if err != nil {
-			return err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		const field = "Content-Length:"
-		if len(line) > len(field) && line[0] == 'C' && string(line[:len(field)]) == field {
-			if size, err = strconv.Atoi(string(bytes.TrimSpace(line[len(field):]))); err != nil {
-				return err
-			}
-		}
-	}
-	if size < 0 {
-		return errors.New("the answer has no length")
-	}
-	if !good {
-		text, _ := io.ReadAll(io.LimitReader(c.in, int64(min(size, 500)))) // the status is the error anyway
-		return fmt.Errorf("%s%s", words, text)
-	}
-	_, err = c.in.Discard(size)
-	return err
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func (c *plain) close() { _ = c.conn.Close() } // nothing is left to be told
 
 // post is a whole HTTP request with a body.
 func post(path, headers string, body []byte) []byte {
@@ -129,33 +92,3 @@ func shape(s []int64) []byte {
 	b, _ := json.Marshal(s) // integers always marshal
 	return b
 }
-
-// remote asks over gRPC, one connection each.
-type remote struct {
-	conn    *grpc.ClientConn
-	client  oip.GRPCInferenceServiceClient
-	request *oip.ModelInferRequest
-}
-
-func dialRemote(address string, m *model) (*remote, error) {
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return nil, err
-	}
-	request := &oip.ModelInferRequest{ModelName: m.name, RawInputContents: [][]byte{m.input.Data},
-		Inputs: []*oip.ModelInferRequest_InferInputTensor{{Name: m.input.Name, Datatype: "FP32", Shape: m.input.Shape}}}
-	return &remote{conn: conn, client: oip.NewGRPCInferenceServiceClient(conn), request: request}, nil
-}
-
-func (c *remote) ask(ctx context.Context) error {
-	answer, err := c.client.ModelInfer(ctx, c.request)
-	if err != nil {
-		return err
-	}
-	if len(answer.GetRawOutputContents()) != len(answer.GetOutputs()) {
-		return errors.New("the answer lacks outputs")
-	}
-	return nil
-}
-
-func (c *remote) close() { _ = c.conn.Close() } // nothing is left to be told

@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	load "github.com/penstock/penstock/internal/bench"
 )
 
 // cell is one row of the table.
@@ -105,69 +106,41 @@ func (s *stage) measure(ctx context.Context, out io.Writer) ([]row, error) {
 func (c *cell) run(ctx context.Context, length time.Duration) (pass, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*length+30*time.Second)
 	defer cancel()
-	callers := make([]caller, 0, c.clients)
-	defer func() {
-		for _, k := range callers {
-			k.close()
-		}
-	}()
-	for range c.clients {
+	dial := func(ctx context.Context) (load.Caller, error) {
 		k, err := c.dial(ctx)
 		if err != nil {
-			return pass{}, err
+			return nil, err
 		}
-		callers = append(callers, k)
 		if err := k.ask(ctx); err != nil {
-			return pass{}, err
+			k.close()
+			return nil, err
 		}
+		if g, ok := k.(generated); ok {
+			return g.Caller, nil
+		}
+		return asked{k}, nil
 	}
-	times := make([][]time.Duration, c.clients)
-	asked := make([]int, c.clients)
-	faults := make([]error, c.clients)
+	var spent time.Duration
 	processes := tree(c.pid)
 	if c.pid == os.Getpid() {
 		processes = processes[:1] // the servers are its children
 	}
-	spent := processorTime(processes)
-	begin := time.Now().Add(length / 10)
-	end := begin.Add(length)
-	var group sync.WaitGroup
-	for i, k := range callers {
-		times[i] = make([]time.Duration, 0, 1<<14)
-		group.Go(func() {
-			last := time.Now()
-			for last.Before(end) {
-				if faults[i] = k.ask(ctx); faults[i] != nil {
-					return
-				}
-				asked[i]++
-				now := time.Now()
-				if !last.Before(begin) {
-					times[i] = append(times[i], now.Sub(last))
-				}
-				last = now
-			}
-		})
+	plan := load.Plan{Clients: c.clients, Warmup: length / 10, Duration: length, Start: func() { spent = processorTime(processes) }}
+	r, err := load.Run(ctx, dial, plan)
+	if err != nil {
+		return pass{}, err
 	}
-	group.Wait()
 	spent = processorTime(processes) - spent
-	for _, err := range faults {
-		if err != nil {
-			return pass{}, err
-		}
-	}
-	count := 0
-	for _, n := range asked {
-		count += n
-	}
-	all := slices.Concat(times...)
-	if len(all) == 0 {
+	switch {
+	case r.Failed > 0:
+		return pass{}, fmt.Errorf("%d of %d requests failed: %s: %s", r.Failed, r.Failed+int64(r.OK), r.Faults[0].Code, r.Faults[0].Example)
+	case r.Interrupted:
+		return pass{}, fmt.Errorf("interrupted: %w", ctx.Err())
+	case r.OK == 0:
 		return pass{}, fmt.Errorf("no request was over within %v", length)
 	}
-	slices.Sort(all)
-	at := func(q float64) float64 { return float64(all[int(q*float64(len(all)-1))].Nanoseconds()) / 1e3 }
-	return pass{Rate: float64(len(all)) / length.Seconds(), P50: at(.5), P95: at(.95), P99: at(.99),
-		CPU: float64(spent.Nanoseconds()) / 1e3 / float64(count)}, nil
+	return pass{Rate: r.PerSecond, P50: r.Latency.P50, P95: r.Latency.P95, P99: r.Latency.P99,
+		CPU: float64(spent.Nanoseconds()) / 1e3 / float64(r.Generator.Asked)}, nil
 }
 
 // row is a cell's figures: medians over the passes, and ratios to its peers, paired pass by pass.

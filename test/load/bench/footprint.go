@@ -26,6 +26,9 @@ func timesOf(what string, all []time.Duration) times {
 	return times{What: what, Count: len(all), Median: ms(all[len(all)/2]), Max: ms(all[len(all)-1])}
 }
 
+// rollbackEffect names the times that a floor holds.
+const rollbackEffect = "rollback under 16 clients, to its effect"
+
 // footprint measures what is not a request: memory after the load, rollbacks under load, starts.
 func (s *stage) footprint(ctx context.Context, r *report) error {
 	if err := s.weigh("after the load"); err != nil {
@@ -91,7 +94,7 @@ func (s *stage) rollbacks(ctx context.Context, r *report) error {
 		return fmt.Errorf("a request failed during rollbacks: %w", err)
 	default:
 	}
-	r.Times = append(r.Times, timesOf("rollback under 16 clients, to its effect", effects), timesOf("rollback under 16 clients, to its answer (recorded on disk)", answers))
+	r.Times = append(r.Times, timesOf(rollbackEffect, effects), timesOf("rollback under 16 clients, to its answer (recorded on disk)", answers))
 	return nil
 }
 

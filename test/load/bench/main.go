@@ -1,6 +1,6 @@
 // Command bench measures Penstock against the bare runtime and bare servers, all in one run: it starts them as child
-// processes of itself, loads them in turn with the same clients, and prints medians and ratios. It is no tool for users
-// (they measure their own endpoints); `make bench` calls it.
+// processes of itself, loads them in turn with the same clients, and prints medians and ratios. The load
+// generator is that of `penstock bench`, with which users measure their own endpoints; `make bench` calls this program.
 package main
 
 import (
@@ -35,6 +35,10 @@ func main() {
 		if err = json.Unmarshal([]byte(os.Args[2]), &cfg); err == nil {
 			err = runPeer(ctx, cfg, os.Stdout)
 		}
+	case len(os.Args) == 3 && os.Args[1] == "sink":
+		err = runSink(ctx, os.Stdout)
+	case len(os.Args) >= 2 && os.Args[1] == "stage":
+		err = runStage(ctx, os.Args[2:], os.Stdout)
 	default:
 		err = bench(ctx, os.Args[1:], os.Stdout)
 	}
@@ -116,6 +120,8 @@ func bench(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	r.Machine.LoadAfter = loadAverage()
 	r.print(out)
+	r.Floors = coreFloors(r)
+	printFloors(out, r.Floors)
 	if o.json == "" {
 		return nil
 	}

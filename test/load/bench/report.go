@@ -79,6 +79,7 @@ type report struct {
 	Cells    []row      `json:"cells"`
 	Memory   []resident `json:"memory"`
 	Times    []times    `json:"times"`
+	Floors   []floor    `json:"floors"`
 }
 
 func (r *report) head(out io.Writer) {

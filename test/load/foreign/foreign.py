@@ -109,7 +109,7 @@ def main():
         model = root / "demo" / "digits-v1.onnx"
         bare = {"Cache": str(folder / "cache"), "Models": {"tiny": {"Path": str(model), "Input": "image", "Shape": [1, PIXELS]}}}
         with child([binary, "serve", "--dev", "--log-level", "error", "--data", folder / "data", "--http", "127.0.0.1:0", "--grpc",
-                    "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--print-addresses"], env=env) as penstock, \
+                    "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--oci", "", "--print-addresses"], env=env) as penstock, \
              child([bench, "peer", json.dumps(bare)], env=env) as peer:
             env["PENSTOCK_SERVER"] = "http://" + penstock["http"]
             for command in (["push", model, "digits"], ["deploy", "digits@1"]):
