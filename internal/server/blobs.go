@@ -13,6 +13,9 @@ import (
 	"github.com/penstock/penstock/internal/blob/files"
 )
 
+// spoolFolder of the data directory holds blobs on their way to an object store.
+const spoolFolder = "spool"
+
 // blobs is an open blob store of either kind.
 type blobs interface {
 	blob.Store
@@ -26,7 +29,7 @@ func openBlobs(ctx context.Context, cfg *Config, log *slog.Logger) (blobs, error
 		return nil, err
 	}
 	if dir == "" {
-		return cloud.Open(ctx, cloud.Config{URL: cfg.Blobs, Spool: filepath.Join(cfg.Data, "spool"), Log: log})
+		return cloud.Open(ctx, cloud.Config{URL: cfg.Blobs, Spool: filepath.Join(cfg.Data, spoolFolder), Log: log})
 	}
 	store, err := files.Open(files.Config{Dir: dir})
 	if err != nil {
