@@ -141,11 +141,14 @@ func TestLastingFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 			for act, do := range map[string]func() error{
-				"put small":       func() error { _, err := store.Put(t.Context(), bytes.NewReader(noise(2000)), "", room); return err },
-				"put large":       func() error { _, err := store.Put(t.Context(), bytes.NewReader(large), "", room); return err },
-				"put large named": func() error { _, err := store.Put(t.Context(), bytes.NewReader(large), blobtest.DigestOf(large), room); return err },
-				"open":            func() error { _, err := store.Open(t.Context(), blobtest.DigestOf(small)); return err },
-				"list":            func() error { return store.List(t.Context(), func(blob.Info) error { return nil }) },
+				"put small": func() error { _, err := store.Put(t.Context(), bytes.NewReader(noise(2000)), "", room); return err },
+				"put large": func() error { _, err := store.Put(t.Context(), bytes.NewReader(large), "", room); return err },
+				"put large named": func() error {
+					_, err := store.Put(t.Context(), bytes.NewReader(large), blobtest.DigestOf(large), room)
+					return err
+				},
+				"open": func() error { _, err := store.Open(t.Context(), blobtest.DigestOf(small)); return err },
+				"list": func() error { return store.List(t.Context(), func(blob.Info) error { return nil }) },
 			} {
 				s.proxy.Fail(func(r *http.Request) s3.Fault { // HEAD cannot name its fault: let it pass, so that each act gets further
 					if r.Method == http.MethodHead && test.code == api.CodeStorage {

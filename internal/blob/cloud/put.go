@@ -204,8 +204,9 @@ func (s *Store) send(ctx context.Context, key string, f *os.File, size int64) er
 	if err != nil {
 		return err
 	}
-	for at := int64(0); at < size; at += partBytes {
-		n := min(partBytes, size-at)
+	part := max(partBytes, (size+partsMax-1)/partsMax)
+	for at := int64(0); at < size; at += part {
+		n := min(part, size-at)
 		if !up.add(io.NewSectionReader(f, at, n), n, func() {}) {
 			break
 		}
@@ -224,10 +225,22 @@ func (s *Store) putStreamed(ctx context.Context, in *incoming, head *[smallBytes
 	if err != nil {
 		return blob.Info{}, s.fail("begin a blob", in.want, err)
 	}
+	// One buffer fills while others are on their way. They are this upload's own: a pool, which every collection empties,
+	// would have them made anew all the time.
+	spare := make(chan []byte, partsAtOnce+1)
+	for range cap(spare) {
+		spare <- nil
+	}
 	for sent, rest := true, head[:]; sent && !in.ended; rest = nil {
-		buffer := s.buffer()
-		back := func() { s.buffers.Put(buffer) }
-		n := copy(buffer[:], rest)
+		buffer := <-spare
+		switch {
+		case buffer == nil:
+			buffer = make([]byte, partBytes)
+		case in.size > earlyParts*partBytes && len(buffer) < lateBytes:
+			buffer = make([]byte, lateBytes)
+		}
+		back := func() { spare <- buffer }
+		n := copy(buffer, rest)
 		more, err := in.fill(buffer[n:])
 		if err != nil {
 			back()
@@ -249,14 +262,6 @@ func (s *Store) putStreamed(ctx context.Context, in *incoming, head *[smallBytes
 		return blob.Info{}, err
 	}
 	return info, s.confirm(ctx, info, up.finish())
-}
-
-func (s *Store) buffer() *[partBytes]byte {
-	buffer, _ := s.buffers.Get().(*[partBytes]byte)
-	if buffer == nil {
-		buffer = new([partBytes]byte)
-	}
-	return buffer
 }
 
 // incoming is a blob that arrives: it hashes, counts and tells the sender's faults from ours.

@@ -43,7 +43,10 @@ const (
 	stored      = "sha256/"        // every blob's key begins so, after the prefix
 	headBytes   = 256 << 10        // of a blob that Open brings along: small blobs cost one request
 	smallBytes  = 1 << 20          // up to here a blob is held in memory whole and sent in one request
-	partBytes   = 8 << 20          // of a large one; S3 takes 10,000 parts, so 78 GiB
+	partBytes   = 5 << 20          // of a large one, the least that S3 takes: an upload holds three of them
+	partsMax    = 9_000            // of one blob; S3 takes 10,000
+	earlyParts  = 7_000            // of a blob whose length is not known; 34 GiB
+	lateBytes   = 32 << 20         // of the parts after them, so that 2,000 more are 96 GiB in all
 	partsAtOnce = 2                // parts of one upload on their way at once
 	accessTime  = 30 * time.Second // longest look at the store when it is opened
 	abortTime   = 30 * time.Second // longest attempt to remove the parts of an upload that failed
@@ -82,7 +85,6 @@ type Store struct {
 	streams chan struct{} // one token per upload that holds parts in memory
 	sending chan struct{} // one token per upload from the spool
 	smalls  sync.Pool     // of *[smallBytes]byte
-	buffers sync.Pool     // of *[partBytes]byte
 }
 
 var (
