@@ -29,7 +29,11 @@ func openBlobs(ctx context.Context, cfg *Config, log *slog.Logger) (blobs, error
 		return nil, err
 	}
 	if dir == "" {
-		return cloud.Open(ctx, cloud.Config{URL: cfg.Blobs, Spool: filepath.Join(cfg.Data, spoolFolder), Log: log})
+		store, err := cloud.Open(ctx, cloud.Config{URL: cfg.Blobs, Spool: filepath.Join(cfg.Data, spoolFolder), Log: log})
+		if err != nil {
+			return nil, fmt.Errorf("--blobs: %w", err)
+		}
+		return store, nil
 	}
 	store, err := files.Open(files.Config{Dir: dir})
 	if err != nil {

@@ -146,7 +146,7 @@ func (s *Store) look(ctx context.Context) error {
 		s.cfg.Log.Warn("the blob store is away; what is cached is served", "error", err, "cause", errors.Unwrap(err))
 		return nil
 	}
-	return fmt.Errorf("open the blob store: %w", err)
+	return err
 }
 
 // Stat says how long a blob is.

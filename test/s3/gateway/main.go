@@ -53,7 +53,7 @@ func run(answer io.Writer, root, access, secret string) error {
 	if err != nil {
 		return err
 	}
-	files, err := posix.New(buckets, side, posix.PosixOpts{SideCarDir: attributes})
+	files, err := posix.New(buckets, side, posix.PosixOpts{SideCarDir: attributes, CopyObjectThreshold: 5 << 30})
 	if err != nil {
 		return err
 	}
