@@ -50,6 +50,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.IntVar(&cfg.Workers, "workers", 2, "worker processes")
 	f.BoolVar(&cfg.Pin, "pin", false, "give each worker processors of its own; there must be at least one for each")
 	f.Int64Var(&cfg.WorkerMemoryMB, "worker-memory", 0, "address space of one worker in MiB; 0 sets no limit")
+	f.Int64Var(&cfg.SharedMemoryMB, "shared-memory", 256, "memory that large requests are read to and the workers see, in MiB; 0 copies them")
 	f.BoolVar(&cfg.InProcess, "in-process", false, "run models in the server's own process, without workers")
 	f.IntVar(&cfg.Queue, "queue", 256, "requests in hand per endpoint")
 	f.Int64Var(&cfg.CacheMB, "response-cache", 256, "memory of all response caches together in MiB, whatever their endpoints ask for")

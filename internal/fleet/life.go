@@ -34,8 +34,16 @@ type life struct {
 	resident int64  // guarded by Controller.mu
 }
 
+// birth is what a worker process is started with.
+type birth struct {
+	name       string
+	processors []int          // those that it computes on; nil for all
+	hop        process.Config // how it is talked to
+}
+
 // born starts a worker process and connects to it. What fails half way is cleaned up: no process stays behind.
-func (c *Controller) born(ctx context.Context, name string, processors []int) (*life, error) {
+func (c *Controller) born(ctx context.Context, b birth) (*life, error) {
+	name := b.name
 	l := &life{worker: name, started: time.Now(), gone: make(chan struct{}), words: &lastWords{log: c.config.Log, worker: name}}
 	if c.config.InProcess != nil {
 		l.engine, l.pid = c.config.InProcess, os.Getpid()
@@ -55,12 +63,12 @@ func (c *Controller) born(ctx context.Context, name string, processors []int) (*
 	var err error
 	l.process, err = c.config.Provider.Start(ctx, provider.Workload{Name: name, Path: c.config.Executable,
 		Args: []string{"worker", "--socket", address}, Env: append(env, c.config.Env...), Log: l.words, Limits: c.config.Limits,
-		Processors: processors})
+		Processors: b.processors})
 	if err != nil {
 		return nil, err
 	}
 	l.pid = l.process.PID()
-	if l.engine, err = c.connect(ctx, l.process, address, token); err != nil {
+	if l.engine, err = c.connect(ctx, l.process, address, token, b.hop); err != nil {
 		l.process.Kill()
 		<-l.process.Done()
 		_ = os.Remove(address)
@@ -76,11 +84,11 @@ const (
 	connectMax   = 20 * time.Millisecond
 )
 
-func (c *Controller) connect(ctx context.Context, p provider.Instance, address, token string) (engine.Engine, error) {
+func (c *Controller) connect(ctx context.Context, p provider.Instance, address, token string, hop process.Config) (engine.Engine, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.StartTimeout)
 	defer cancel()
 	for pause := connectFirst; ; pause = min(2*pause, connectMax) {
-		e, err := process.Dial(ctx, address, token, c.config.Hop)
+		e, err := process.Dial(ctx, address, token, hop)
 		if err == nil {
 			return e, nil
 		}

@@ -95,7 +95,7 @@ const (
 )
 
 func (c *Controller) start(ctx context.Context, s *slot) (again time.Duration) {
-	l, err := c.born(ctx, s.name, s.processors)
+	l, err := c.born(ctx, birth{name: s.name, processors: s.processors, hop: c.config.Hop})
 	if err != nil {
 		c.mu.Lock()
 		s.state = stateLost

@@ -278,7 +278,9 @@ func (c *Controller) alone(ctx context.Context, w api.Want) (engine.Loaded, erro
 
 // attempt loads a file in a throw-away worker, and says how the worker ended when that was not by its own doing.
 func (c *Controller) attempt(ctx context.Context, w api.Want, load engine.Load) (loaded engine.Loaded, exit string, err error) {
-	l, err := c.born(ctx, "probe-"+strconv.FormatInt(c.serial.Add(1), 36), nil)
+	hop := c.config.Hop
+	hop.Memory = nil // a file that nobody has tried yet shall see no requests
+	l, err := c.born(ctx, birth{name: "probe-" + strconv.FormatInt(c.serial.Add(1), 36), hop: hop})
 	if err != nil {
 		return loaded, "", api.Fail(api.CodeUnavailable, w.Subject, "no worker could be started to try it").Because(err)
 	}

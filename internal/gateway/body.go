@@ -18,6 +18,9 @@ import (
 // bodyClasses are the sizes of pooled body memory. Larger bodies are left to the garbage collector.
 var bodyClasses = [...]int{4 << 10, 64 << 10, 1 << 20, 16 << 20}
 
+// sharedBody is the size from which body memory is asked of Options.Memory.
+const sharedBody = 16 << 10
+
 // firstBody is the most that a Content-Length is believed before any byte has come.
 const firstBody = 1 << 20
 
@@ -28,9 +31,16 @@ const bodyAlign = 64
 type Body struct {
 	Data  []byte
 	s     *Server
-	block *[]byte // the memory, whole
+	block block
 	held  int64
 	pace  paced
+}
+
+// block is the memory under a body.
+type block struct {
+	bytes  []byte
+	pooled *[]byte // the same, when it came from a pool
+	shared bool    // it came from Options.Memory
 }
 
 // Release gives the body's memory back.
@@ -46,15 +56,8 @@ func (b *Body) Release() {
 func (b *Body) drop() {
 	b.s.Free(b.held)
 	b.held = 0
-	if b.block == nil {
-		return
-	}
-	for i, size := range bodyClasses {
-		if cap(*b.block) == size {
-			b.s.bodies[i].Put(b.block)
-		}
-	}
-	b.block = nil
+	b.s.give(b.block)
+	b.block = block{}
 }
 
 // ReadBody reads a request's whole body, at most limit bytes of it, decoded when it is compressed. The memory grows with
@@ -81,20 +84,20 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 		return b, err
 	}
 	for n := pad; ; {
-		size := int64(len(*b.block))
+		size := int64(len(b.block.bytes))
 		if n == size {
 			if err := b.grow(n, max(n+1, min(4*size, most+pad))); err != nil {
 				return b, err
 			}
 		}
-		got, err := reader.Read((*b.block)[n:])
+		got, err := reader.Read(b.block.bytes[n:])
 		n += int64(got)
 		if n-pad > limit {
 			return b, tooLarge(limit)
 		}
 		if err == io.EOF {
 			b.pace.done()
-			b.Data = (*b.block)[pad:n:n]
+			b.Data = b.block.bytes[pad:n:n]
 			return b, nil
 		}
 		if err != nil {
@@ -105,19 +108,37 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 
 // grow makes room for size bytes and keeps the first n.
 func (b *Body) grow(n, size int64) error {
-	block := b.s.take(size)
-	next := Body{s: b.s, block: block, held: int64(cap(*block))}
+	if b.block.shared {
+		if grown, err := b.widen(size); grown || err != nil {
+			return err
+		}
+	}
+	next := Body{s: b.s, block: b.s.take(size)}
+	next.held = int64(len(next.block.bytes))
 	if err := b.s.Hold(next.held); err != nil {
 		next.held = 0
 		next.drop()
 		return err
 	}
-	if b.block != nil {
-		copy((*block)[:n], *b.block)
-	}
+	copy(next.block.bytes[:n], b.block.bytes)
 	b.drop()
 	b.block, b.held = next.block, next.held
 	return nil
+}
+
+// widen is grow where the memory lies.
+func (b *Body) widen(size int64) (grown bool, err error) {
+	wide := b.s.memory.Grow(b.block.bytes, int(size))
+	if wide == nil {
+		return false, nil
+	}
+	b.block.bytes = wide
+	more := int64(len(wide)) - b.held
+	if err := b.s.Hold(more); err != nil {
+		return false, err
+	}
+	b.held += more
+	return true, nil
 }
 
 // Hold counts n bytes of a request against the limit on all of them; what was held must be freed. It is for memory that
@@ -133,20 +154,40 @@ func (s *Server) Hold(n int64) error {
 // Free ends a Hold.
 func (s *Server) Free(n int64) { s.inFlight.Add(-n) }
 
-// take gives memory of at least size bytes, from a pool where there is one for the size.
-func (s *Server) take(size int64) *[]byte {
+// take gives memory of at least size bytes: for large bodies such that the workers see too, else from a pool where there is
+// one for the size.
+func (s *Server) take(size int64) block {
+	if s.memory != nil && size > sharedBody {
+		if b := s.memory.Take(int(size)); b != nil {
+			return block{bytes: b, shared: true}
+		}
+	}
 	for i, class := range bodyClasses {
 		if size > int64(class) {
 			continue
 		}
 		if p, ok := s.bodies[i].Get().(*[]byte); ok {
-			return p
+			return block{bytes: *p, pooled: p}
 		}
-		block := make([]byte, class)
-		return &block
+		b := make([]byte, class)
+		return block{bytes: b, pooled: &b}
 	}
-	block := make([]byte, size)
-	return &block
+	return block{bytes: make([]byte, size)}
+}
+
+// give takes a block back.
+func (s *Server) give(b block) {
+	if b.shared {
+		s.memory.Give(b.bytes)
+	}
+	if b.pooled == nil {
+		return
+	}
+	for i, size := range bodyClasses {
+		if len(b.bytes) == size {
+			s.bodies[i].Put(b.pooled)
+		}
+	}
 }
 
 func tooLarge(limit int64) error {

@@ -23,8 +23,12 @@ import (
 // mirror answers with all that it was told, in the form that the request's path asks for.
 func mirror(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("the caller is gone") // the system's words for it name ports
+	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s %s host=%s length=%d err=%v\n", r.Method, r.URL.Path, r.RequestURI, r.Host, r.ContentLength, err)
+	r.Header.Del("Upgrade") // what makes a request odd must not move the bytes that the answer's type is told by
 	for _, key := range slices.Sorted(maps.Keys(r.Header)) {
 		fmt.Fprintf(&b, "%s=%q\n", key, r.Header[key])
 	}
@@ -141,9 +145,6 @@ func TestLeanIsNetHTTP(t *testing.T) {
 		cut := func() int { return 1 + pieces.IntN(1<<pieces.IntN(16)) }
 		got := tell(t, lean, text, count, cut)
 		want := tell(t, full, odd, count, func() int { return 1 << 20 })
-		for i := range want {
-			want[i] = strings.Replace(want[i], "Upgrade=[\"nothing\"]\n", "", 1)
-		}
 		for i := range max(len(got), len(want)) {
 			if i >= len(got) || i >= len(want) || got[i] != want[i] {
 				t.Fatalf("answer %d of %.3000q:\ngot  %.1000q\nwant %.1000q", i, text, got[min(i, len(got)):], want[min(i, len(want)):])

@@ -28,9 +28,22 @@ type Guard interface {
 	Authenticate(authorization []string) (*api.Principal, error)
 }
 
+// Memory is where large bodies are read to, so that they need not be copied on their way to a worker.
+type Memory interface {
+	// Take gives a block of at least n bytes; nil when there is none, and other memory has to do.
+	Take(n int) []byte
+
+	// Grow makes a block at least n bytes large where it lies; nil when there is no room behind it.
+	Grow(block []byte, n int) []byte
+
+	// Give takes a block back.
+	Give(block []byte)
+}
+
 // Options is what a Server is made of.
 type Options struct {
 	Config Config
+	Memory Memory // for large bodies; nil for none
 	Guard  Guard
 	Ready  func() bool      // whether the whole server can answer
 	Codec  encoding.CodecV2 // for gRPC messages; nil means protobuf's own
@@ -42,6 +55,7 @@ type Server struct {
 	config   Config
 	guard    Guard
 	ready    func() bool
+	memory   Memory
 	log      *slog.Logger
 	mounts   []mount
 	grpc     *grpc.Server
@@ -58,7 +72,7 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{config: o.Config, guard: o.Guard, ready: o.Ready, log: o.Log}
+	s := &Server{config: o.Config, guard: o.Guard, ready: o.Ready, memory: o.Memory, log: o.Log}
 	s.open = map[string]bool{
 		grpc_health_v1.Health_Check_FullMethodName: true,
 		grpc_health_v1.Health_Watch_FullMethodName: true,

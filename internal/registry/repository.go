@@ -61,6 +61,19 @@ func (c *Catalog) KeepFile(ctx context.Context, p *api.Principal, repo api.Repos
 	return c.link(ctx, repo, b)
 }
 
+// LinkKept makes a repository hold a blob that KeepFile took for it without coming to its end; CodeBlobNotFound when it did
+// not even come so far.
+func (c *Catalog) LinkKept(ctx context.Context, repo api.Repository, b api.RepositoryBlob) error {
+	info, err := c.blobs.Stat(ctx, b.Blob)
+	if err != nil {
+		return err
+	}
+	if info.Size != b.Size {
+		return api.Fail(api.CodeBlobNotFound, string(b.Digest), "the blob kept has %d bytes, the upload had %d", info.Size, b.Size)
+	}
+	return c.link(ctx, repo, b)
+}
+
 func (c *Catalog) copyFile(ctx context.Context, b api.RepositoryBlob, path string) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -38,6 +38,7 @@ type Config struct {
 	InProcess      bool          // run models in the server itself: no child process, and a crash takes everything down
 	Executable     string        // program of the workers; default this one
 	WorkerMemoryMB int64         // address space of one worker, MiB; 0 means no limit of ours
+	SharedMemoryMB int64         // memory for large requests that the workers see too, MiB of address space; 0 means none
 	Queue          int           // requests in hand per endpoint; default 256
 	CacheMB        int64         // memory of all response caches together, MiB; default 256
 	Timeout        time.Duration // longest time for one request where its variant says nothing; default 60 s
@@ -109,7 +110,7 @@ func (c *Config) Validate() error {
 			faults = append(faults, err)
 		}
 	}
-	if c.WorkerMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
+	if c.WorkerMemoryMB < 0 || c.SharedMemoryMB < 0 || c.Queue < 0 || c.Timeout < 0 || c.RollbackWindow < 0 || c.Grace < 0 {
 		fault("a limit is negative")
 	}
 	if c.CacheMB < 0 || c.CacheMB > cacheMBMax {

@@ -156,6 +156,9 @@ func (d *doors) serveOCI(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	if err := d.system.oci.Recover(ctx); err != nil {
+		return err
+	}
 	sweeping, stop := context.WithCancel(ctx)
 	swept := make(chan error, 1)
 	go func() { swept <- d.system.oci.Sweep(sweeping) }()

@@ -17,8 +17,10 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
+	"github.com/penstock/penstock/internal/arena"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
+	"github.com/penstock/penstock/internal/engine/process"
 	"github.com/penstock/penstock/internal/fleet"
 	"github.com/penstock/penstock/internal/gateway"
 	"github.com/penstock/penstock/internal/gateway/oip"
@@ -61,6 +63,7 @@ type System struct {
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
 	inside   engine.Engine // nil with worker processes
+	memory   *arena.Arena  // nil without shared memory
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
@@ -128,6 +131,7 @@ func (s *System) seams(context.Context) (err error) {
 	}
 	s.places = local.New(s.log)
 	s.closing(s.places.Close)
+	s.share()
 	executable := s.cfg.Executable
 	if executable == "" {
 		if executable, err = os.Executable(); err != nil {
@@ -140,7 +144,8 @@ func (s *System) seams(context.Context) (err error) {
 	}
 	cfg := fleet.Config{Workers: s.cfg.Workers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
 		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
-		Limits:   provider.Limits{MemoryBytes: s.cfg.WorkerMemoryMB << 20},
+		Limits:   provider.Limits{MemoryBytes: s.workerMemory()},
+		Hop:      process.Config{Memory: s.memory},
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
@@ -153,6 +158,29 @@ func (s *System) seams(context.Context) (err error) {
 	}
 	s.recorder.Watch(s.fleet.Workers)
 	return nil
+}
+
+// share makes the memory that large requests are read to and the workers see. Where there is none, they are sent.
+func (s *System) share() {
+	if s.cfg.SharedMemoryMB <= 0 || s.cfg.InProcess {
+		return
+	}
+	memory, err := arena.New(arena.Config{Bytes: s.cfg.SharedMemoryMB << 20})
+	if err != nil {
+		s.log.Warn("no shared memory: large requests are copied to the workers", "error", err)
+		return
+	}
+	s.memory = memory
+	s.closing(memory.Close)
+}
+
+// workerMemory is a worker's address space; what it sees of the server's comes on top.
+func (s *System) workerMemory() int64 {
+	limit := s.cfg.WorkerMemoryMB << 20
+	if limit > 0 && s.memory != nil {
+		limit += s.cfg.SharedMemoryMB << 20
+	}
+	return limit
 }
 
 // rooms makes registry, rollout, publish and the request's walk.
@@ -178,7 +206,11 @@ func (s *System) rooms(ctx context.Context) (err error) {
 
 // hall makes the doors and listens at them.
 func (s *System) hall(ctx context.Context) (err error) {
-	s.gateway, err = gateway.New(gateway.Options{Config: gateway.DefaultConfig(), Guard: s.guard, Ready: s.path.Ready, Codec: wire.Codec{}, Log: s.log})
+	options := gateway.Options{Config: gateway.DefaultConfig(), Guard: s.guard, Ready: s.path.Ready, Codec: wire.Codec{}, Log: s.log}
+	if s.memory != nil {
+		options.Memory, options.Codec = s.memory, wire.Codec{Memory: s.memory}
+	}
+	s.gateway, err = gateway.New(options)
 	if err != nil {
 		return err
 	}

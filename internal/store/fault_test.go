@@ -60,7 +60,11 @@ func TestOpenRefuses(t *testing.T) {
 		{"silent server", "postgres://u:secret@" + silent.Addr().String() + "/d?sslmode=disable", api.CodeStorage, ""},
 		{"no such database", strings.Replace(storetest.Postgres(t), "test_", "never_", 1), api.CodeStorage, "refused"},
 	} {
-		db, err := store.Config{URL: c.url, Timeout: 300 * time.Millisecond}.Open(t.Context())
+		limit := 20 * time.Second // on a busy machine a refusal may take long, too
+		if c.name == "silent server" {
+			limit = 300 * time.Millisecond
+		}
+		db, err := store.Config{URL: c.url, Timeout: limit}.Open(t.Context())
 		if db != nil || !api.Is(err, c.code) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got %v, want code %s and %q", c.name, err, c.code, c.says)
 		}
@@ -166,8 +170,10 @@ func TestLocked(t *testing.T) {
 				t.Errorf("%s: a locked store answers %v", c.driver, err)
 			}
 		}
-		if all, err := db.Tenants(t.Context()); err != nil || len(all) != 0 {
-			t.Errorf("%s: reading beside the lock: %v, %v", c.driver, all, err)
+		var all []api.Tenant
+		eventually(t, func() (err error) { all, err = db.Tenants(t.Context()); return err }) // a busy machine may need longer once
+		if len(all) != 0 {
+			t.Errorf("%s: reading beside the lock: %v", c.driver, all)
 		}
 		if _, err := conn.ExecContext(t.Context(), "ROLLBACK"); err != nil {
 			t.Error(err)

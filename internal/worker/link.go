@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/arena"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/wire/hop"
 )
@@ -33,6 +34,8 @@ type link struct {
 	host   *host
 	conn   net.Conn
 	reader *hop.Reader
+	rights *hop.Rights // nil on a connection that carries none
+	view   *arena.View // the gateway's memory; nil when none was lent
 	writer *hop.Writer
 	ctx    context.Context // ends with the connection; set before anybody leads
 	ended  chan struct{}   // closed when nobody leads any more
@@ -50,7 +53,12 @@ func newLink(h *host, conn net.Conn) *link {
 	l.lead.run = &ownRun{}
 	l.lead.timer = time.AfterFunc(time.Hour, l.look)
 	l.lead.timer.Stop() // until there is something to watch
-	l.reader = hop.NewReader(conn, &h.pool, h.config.Limits)
+	var in io.Reader = conn
+	if c, ok := conn.(*net.UnixConn); ok {
+		l.rights = hop.NewRights(c)
+		in = l.rights
+	}
+	l.reader = hop.NewReader(in, &h.pool, h.config.Limits)
 	l.reader.Admit = func(_ hop.Kind, payload int) bool {
 		if !h.admit(payload) {
 			return false
@@ -80,6 +88,9 @@ func (l *link) serve(ctx context.Context) {
 		go l.read()
 	}
 	<-l.ended
+	if l.view != nil {
+		l.view.Release() // requests in hand have their own references
+	}
 }
 
 // read leads until the connection ends, or another leads in its place.
@@ -128,6 +139,9 @@ func (l *link) next() (*hop.Message, error) {
 
 // hello lets only those in who know the token, and only in time.
 func (l *link) hello() error {
+	if l.rights != nil {
+		defer l.rights.Close()
+	}
 	if err := l.conn.SetReadDeadline(time.Now().Add(l.host.config.Hello)); err != nil {
 		return err
 	}
@@ -145,8 +159,27 @@ func (l *link) hello() error {
 	if subtle.ConstantTimeCompare([]byte(m.Token), []byte(l.host.config.Token)) != 1 {
 		return hop.ErrToken
 	}
-	l.send(&hop.Message{Kind: hop.KindHello.Result(), ID: m.ID, PID: int64(os.Getpid())})
+	l.borrow(m.Shares)
+	l.send(&hop.Message{Kind: hop.KindHello.Result(), ID: m.ID, PID: int64(os.Getpid()), Shared: l.view != nil})
 	return l.conn.SetReadDeadline(time.Time{})
+}
+
+// borrow maps the memory that the gateway lends. A worker that cannot is sent the tensors instead.
+func (l *link) borrow(size int64) {
+	if size == 0 || l.rights == nil {
+		return
+	}
+	if l.rights.Count() != 2 {
+		return
+	}
+	files := l.rights.Take()
+	view, err := arena.Borrow(files[0], files[1], size)
+	if err != nil {
+		l.host.config.Log.Warn("worker: the gateway's memory cannot be mapped; tensors come through the socket", "error", err)
+		return
+	}
+	l.view = view
+	l.reader.Shared = view
 }
 
 // take begins a request, or answers it at once. An error ends the connection.

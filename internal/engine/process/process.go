@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/arena"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/wire/hop"
 )
@@ -21,6 +22,9 @@ type Config struct {
 	Connections int        // sockets, so that one large tensor does not hold up small ones; default 2
 	Requests    int        // requests in flight per connection, those given up included; default 4096
 	Limits      hop.Limits // of one frame
+
+	// Memory, when set, is lent to the worker: tensors that lie in it are not sent.
+	Memory *arena.Arena
 }
 
 func (c Config) orDefault() Config {
@@ -79,6 +83,9 @@ func (e *Engine) connect(ctx context.Context, address, token string) error {
 		err = ctx.Err()
 	}
 	if err != nil {
+		if l != nil {
+			l.takeBack()
+		}
 		_ = conn.Close()
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -92,23 +99,24 @@ func (e *Engine) connect(ctx context.Context, address, token string) error {
 
 func (e *Engine) hello(ctx context.Context, conn net.Conn, token string) (*link, int, error) {
 	l := newLink(e, conn)
-	f := l.writer.Frame()
-	id := e.next.Add(1)
-	if err := f.Encode(&hop.Message{Kind: hop.KindHello, ID: id, Token: token}, e.config.Limits); err != nil {
+	m := hop.Message{Kind: hop.KindHello, ID: e.next.Add(1), Token: token}
+	if err := l.open(ctx, &m); err != nil {
 		return nil, 0, err
 	}
-	if err := l.writer.Send(ctx, f, false); err != nil {
-		return nil, 0, err
-	}
-	m, err := l.reader.Next()
+	reply, err := l.reader.Next()
 	if err != nil {
+		l.takeBack()
 		return nil, 0, fmt.Errorf("read the answer to hello: %w", err)
 	}
-	defer m.Release()
-	if m.Kind != hop.KindHello.Result() || m.ID != id {
-		return nil, 0, fmt.Errorf("%w: hello answered by kind %d", hop.ErrOrder, m.Kind)
+	defer reply.Release()
+	if reply.Kind != hop.KindHello.Result() || reply.ID != m.ID || reply.Shared && l.loan == nil {
+		l.takeBack()
+		return nil, 0, fmt.Errorf("%w: hello answered by kind %d", hop.ErrOrder, reply.Kind)
 	}
-	return l, int(m.PID), nil
+	if !reply.Shared {
+		l.takeBack() // it does without
+	}
+	return l, int(reply.PID), nil
 }
 
 // PID is the worker's process, as it told.
@@ -170,7 +178,8 @@ func (e *Engine) Unload(ctx context.Context, instance string) error {
 	return err
 }
 
-// Infer runs one request in the worker. The inputs' bytes go from their memory to the socket without another copy.
+// Infer runs one request in the worker. The inputs' bytes go from their memory to the socket without another
+// copy, or stay where they are when the worker sees that memory too.
 func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer, error) {
 	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindInfer, Instance: req.Instance, Outputs: req.Outputs,
 		Tensors: req.Inputs, Priority: int64(req.Priority)})
@@ -221,11 +230,18 @@ func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) 
 	for i := range m.Tensors {
 		payload += len(m.Tensors[i].Data)
 	}
-	return e.pick(payload).ask(ctx, m)
+	// What lies in shared memory makes a small frame, which goes the way of the small ones.
+	if first := e.links[0]; payload >= shareFrom && first.loan != nil && payload-first.shareable(m) < largeRequest {
+		return first.ask(ctx, m, true)
+	}
+	return e.pick(payload).ask(ctx, m, false)
 }
 
 // longestBudget is what a deadline that lies further away is sent as; the worker would not take more.
 const longestBudget = 24 * time.Hour
+
+// shareFrom is the size from which a tensor is left where it lies: below it, a copy is cheaper than the bookkeeping.
+const shareFrom = 16 << 10
 
 // largeRequest is the payload from which a request goes over another connection than the small ones: those share the
 // first, where they leave and arrive together, and would wait behind it.

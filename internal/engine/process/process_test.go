@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/process"
@@ -118,8 +116,6 @@ func bytesOf(n int, seed uint64) []byte {
 func raw(name string, data []byte) tensor.Tensor {
 	return tensor.Tensor{Name: name, Type: tensor.Uint8, Shape: []int64{int64(len(data))}, Data: data}
 }
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCalls(t *testing.T) {
 	address, _ := serve(t, newMirror(), worker.Config{})

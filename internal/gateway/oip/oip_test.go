@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/arena"
 	"github.com/penstock/penstock/internal/gateway"
 	"github.com/penstock/penstock/internal/gateway/oip"
 	"github.com/penstock/penstock/internal/serve"
@@ -121,7 +122,8 @@ func (f *walk) Authenticate(authorization []string) (*api.Principal, error) {
 type bench struct {
 	walk    *walk
 	gateway *gateway.Server
-	http    string // address
+	memory  *arena.Arena // of large bodies; small, so that some bodies find no room. nil where the system has none
+	http    string       // address
 	url     string
 	grpc    string
 }
@@ -133,7 +135,12 @@ func start(tb testing.TB, change func(*gateway.Config)) *bench {
 		change(&config)
 	}
 	f := &walk{ready: true}
-	g, err := gateway.New(gateway.Options{Config: config, Guard: f, Ready: func() bool { return f.ready }, Codec: wire.Codec{}})
+	options := gateway.Options{Config: config, Guard: f, Ready: func() bool { return f.ready }, Codec: wire.Codec{}}
+	memory, err := arena.New(arena.Config{Bytes: 8 << 20})
+	if err == nil {
+		options.Memory, options.Codec = memory, wire.Codec{Memory: memory}
+	}
+	g, err := gateway.New(options)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -147,8 +154,14 @@ func start(tb testing.TB, change func(*gateway.Config)) *bench {
 		server.Close()
 		g.GRPC().Stop()
 		running.Wait()
+		if use := memory.Use(); use.Bytes != 0 {
+			tb.Errorf("%d bytes of large bodies are still held", use.Bytes)
+		}
+		if err := memory.Close(); err != nil {
+			tb.Error(err)
+		}
 	})
-	return &bench{walk: f, gateway: g, http: web.Addr().String(), url: "http://" + web.Addr().String(), grpc: rpc.Addr().String()}
+	return &bench{walk: f, gateway: g, memory: memory, http: web.Addr().String(), url: "http://" + web.Addr().String(), grpc: rpc.Addr().String()}
 }
 
 func listen(tb testing.TB) net.Listener {

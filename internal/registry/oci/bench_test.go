@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/blob"
 	"github.com/penstock/penstock/internal/blob/files"
 	"github.com/penstock/penstock/internal/gateway"
 	"github.com/penstock/penstock/internal/registry"
@@ -40,6 +41,23 @@ type bench struct {
 	dev     bool
 	fault   func(files.Step) error // of the blob store
 	ahead   time.Duration          // of the clock
+	halfway bool                   // whether the store takes files over and the repository is not told
+}
+
+// halfBlobs ends KeepFile where a crash could: the store has the file, the repository does not know.
+type halfBlobs struct {
+	*registry.Catalog
+	bench *bench
+}
+
+func (h halfBlobs) KeepFile(ctx context.Context, p *api.Principal, repo api.Repository, b api.RepositoryBlob, path string) error {
+	if !h.bench.halfway {
+		return h.Catalog.KeepFile(ctx, p, repo, b, path)
+	}
+	if err := h.bench.blobs.Keep(ctx, path, blob.Info{Digest: b.Blob, Size: b.Size}); err != nil {
+		return err
+	}
+	return api.Fail(api.CodeStorage, "", "the database is away")
 }
 
 func setUp(t testing.TB, change func(*bench)) *bench {
@@ -97,9 +115,10 @@ func (b *bench) open() {
 	must(b.guard.EnsureAdmin(b.t.Context(), filepath.Join(b.dir, "admin.key")))
 	b.catalog, err = registry.New(registry.Config{Store: b.db, Blobs: b.blobs, CacheDir: filepath.Join(b.dir, "cache"), Now: now})
 	must(err)
-	b.door, err = oci.New(oci.Config{Guard: b.guard, Blobs: b.catalog, Manifests: b.catalog, Listings: b.catalog,
+	b.door, err = oci.New(oci.Config{Guard: b.guard, Blobs: halfBlobs{b.catalog, b}, Manifests: b.catalog, Listings: b.catalog,
 		StageDir: filepath.Join(b.dir, "uploads"), Limits: b.limits, Now: now})
 	must(err)
+	must(b.door.Recover(b.t.Context()))
 	b.server = httptest.NewUnstartedServer(b.door.Handler())
 	b.server.Config = gateway.DefaultConfig().Standard(b.door.Handler(), nil)
 	b.server.Start()

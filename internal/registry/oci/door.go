@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -33,6 +34,8 @@ type Blobs interface {
 	KeepBlob(ctx context.Context, p *api.Principal, repo api.Repository, want api.Digest, r io.Reader) (api.RepositoryBlob, error)
 	// KeepFile takes a file whose digests were computed over, and may move it. It is durable on return.
 	KeepFile(ctx context.Context, p *api.Principal, repo api.Repository, b api.RepositoryBlob, path string) error
+	// LinkKept completes a KeepFile that took the file and did not come to its end.
+	LinkKept(ctx context.Context, repo api.Repository, b api.RepositoryBlob) error
 	MountBlob(ctx context.Context, p *api.Principal, repo api.Repository, from string, d api.ContentDigest) (bool, error)
 	UnlinkBlob(ctx context.Context, p *api.Principal, repo api.Repository, d api.ContentDigest) error
 }
@@ -129,6 +132,21 @@ func New(cfg Config) (*Server, error) {
 
 // Close gives descriptors back. Unfinished uploads stay for the next start.
 func (s *Server) Close() error { return s.stage.close() }
+
+// Recover completes uploads whose bytes the store took before an earlier process ended: their repositories are told. It
+// runs before the door serves.
+func (s *Server) Recover(ctx context.Context) error {
+	for _, u := range s.stage.kept {
+		repo := api.Repository{Tenant: u.note.Tenant, Name: u.note.Name}
+		err := s.cfg.Blobs.LinkKept(ctx, repo, *u.note.Keeping)
+		if err != nil && !api.Is(err, api.CodeBlobNotFound) {
+			return fmt.Errorf("complete an upload to %s: %w", repo.Name, err)
+		}
+		s.stage.forget(u) // what the store does not have either is lost to everybody
+	}
+	s.stage.kept = nil
+	return nil
+}
 
 // Sweep removes uploads that rested too long, now and then, until ctx ends.
 func (s *Server) Sweep(ctx context.Context) error {

@@ -35,6 +35,8 @@ type stage struct {
 	uploads map[string]*upload
 	tenants map[api.TenantID]int
 	staged  int64 // bytes of all uploads
+
+	kept []*upload // found at the start: the store took the file, and then the process ended
 }
 
 const (
@@ -59,6 +61,10 @@ type note struct {
 	Size    int64        `json:"size"`
 	SHA256  []byte       `json:"sha256"` // the hash's state after Size bytes
 	Changed api.Time     `json:"changed"`
+
+	// Keeping is set before the store takes the file: when the file is gone, and nothing more is known, the store has it
+	// and the repository must be told.
+	Keeping *api.RepositoryBlob `json:"keeping,omitempty"`
 }
 
 func openStage(dir string, limits Limits, now func() time.Time) (*stage, error) {
@@ -99,6 +105,9 @@ func (s *stage) takeUp() error {
 			continue // removed below
 		}
 		s.uploads[id] = u
+		if s.taken(u) {
+			s.kept = append(s.kept, u)
+		}
 		s.tenants[u.note.Tenant]++
 		s.staged += u.note.Size
 	}
@@ -129,7 +138,7 @@ func (s *stage) readNote(u *upload) bool {
 	}
 	part, err := s.root.OpenFile(u.id+partSuffix, os.O_RDWR, 0o600)
 	if err != nil {
-		return false
+		return s.taken(u)
 	}
 	defer part.Close()
 	info, err := part.Stat()
@@ -198,9 +207,8 @@ func (s *stage) release(u *upload) { u.taken <- struct{}{} }
 // off: then its error comes back, and the client can go on from there.
 func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) {
 	part, err := s.root.OpenFile(u.id+partSuffix, os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrNotExist) { // the store took the file and then failed: there is nothing to go on with
-		s.forget(u)
-		return refused(http.StatusNotFound, codeBlobUploadUnknown, "the upload is lost; begin another")
+	if errors.Is(err, fs.ErrNotExist) && u.note.Keeping != nil { // nothing can be added to what the store has taken
+		return refused(http.StatusNotFound, codeBlobUploadUnknown, "the upload is finished; ask for its blob, or finish it once more")
 	}
 	if err != nil {
 		return storage("go on with an upload", err)
@@ -320,7 +328,7 @@ func (a *appending) checkpoint() error {
 		return err
 	}
 	next := a.upload.note
-	next.Size, next.SHA256, next.Changed = a.size, state, api.TimeOf(a.now())
+	next.Size, next.SHA256, next.Changed, next.Keeping = a.size, state, api.TimeOf(a.now()), nil
 	a.begun, a.synced = a.size, make(chan error, 1)
 	go func() {
 		err := a.part.Sync()
@@ -330,7 +338,7 @@ func (a *appending) checkpoint() error {
 		if err == nil {
 			// Tenant and name never change, so others may read them meanwhile.
 			n := &a.upload.note
-			n.Size, n.SHA256, n.Changed = next.Size, next.SHA256, next.Changed
+			n.Size, n.SHA256, n.Changed, n.Keeping = next.Size, next.SHA256, next.Changed, nil
 		}
 		a.synced <- err
 	}()
@@ -381,6 +389,26 @@ func (s *stage) syncFolder() error {
 	}
 	defer f.Close()
 	return f.Sync()
+}
+
+// keeping writes down that the store is about to take an upload's file.
+func (s *stage) keeping(u *upload, b api.RepositoryBlob) error {
+	next := u.note
+	next.Keeping = &b
+	if err := s.writeNote(u.id, next); err != nil {
+		return storage("finish an upload", err)
+	}
+	u.note.Keeping = &b
+	return nil
+}
+
+// taken reports whether the store took an upload's file.
+func (s *stage) taken(u *upload) bool {
+	if u.note.Keeping == nil {
+		return false
+	}
+	_, err := s.root.Lstat(u.id + partSuffix)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // path is where the bytes of an upload are.

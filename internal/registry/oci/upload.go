@@ -208,7 +208,12 @@ func (q *request) finishUpload() error {
 		return err
 	}
 	defer q.server.stage.release(u)
-	if u.note.Size == 0 && digest.Algorithm() == "sha256" {
+	if kept := u.note.Keeping; kept != nil && kept.Digest == digest && q.server.stage.taken(u) {
+		// The store has the file, and then something failed.
+		if err = q.server.cfg.Blobs.LinkKept(q.Context(), q.repo, *kept); err == nil {
+			err = q.created(digest)
+		}
+	} else if u.note.Size == 0 && digest.Algorithm() == "sha256" {
 		if err := q.checkChunk(u); err != nil {
 			return err
 		}
@@ -233,6 +238,9 @@ func (q *request) keep(u *upload, digest api.ContentDigest) error {
 		return api.Fail(api.CodeDigestMismatch, "", "the %d bytes received hash to %s", u.note.Size, got)
 	}
 	kept := api.RepositoryBlob{Digest: digest, Blob: blob, Size: u.note.Size}
+	if err := q.server.stage.keeping(u, kept); err != nil {
+		return err
+	}
 	if err := q.server.cfg.Blobs.KeepFile(q.Context(), q.principal, q.repo, kept, q.server.stage.path(u)); err != nil {
 		return err
 	}

@@ -412,6 +412,33 @@ func TestSlowBody(t *testing.T) {
 
 // TestFullDisk fills the blob store's disk up at each of its steps. Callers hear 507, what came of an upload stays, and when
 // there is room again the same request goes through.
+// TestHalfKept: the store took an upload's file, and the repository was not told. What was acknowledged of the upload is not
+// lost: finishing it once more, or a restart, completes it.
+func TestHalfKept(t *testing.T) {
+	b := setUp(t, nil)
+	for _, digestOf := range []func([]byte) string{sha, sha2} {
+		for _, restart := range []bool{false, true} {
+			body := content(10_000, fmt.Sprint(digestOf(nil), restart))
+			upload := b.do(http.StatusAccepted, "acme", "PATCH", b.begin("acme", "acme/m"), body).Header.Get("Location")
+			b.halfway = true
+			b.do(http.StatusInsufficientStorage, "acme", "PUT", upload+"?digest="+digestOf(body), nil)
+			b.halfway = false
+			b.do(http.StatusNotFound, "acme", "PATCH", upload, []byte("more"))
+			b.do(http.StatusNotFound, "acme", "HEAD", "/v2/acme/m/blobs/"+digestOf(body), nil)
+			if restart {
+				b.close()
+				b.open()
+			} else {
+				b.do(http.StatusCreated, "acme", "PUT", upload+"?digest="+digestOf(body), nil)
+			}
+			b.pulled("acme", "acme/m", digestOf(body), body)
+		}
+	}
+	if left := b.left(); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
 func TestFullDisk(t *testing.T) {
 	var at atomic.Pointer[files.Step]
 	b := setUp(t, func(b *bench) {

@@ -35,6 +35,9 @@ func (f *Frame) Encode(m *Message, limits Limits) error {
 			return fmt.Errorf("%w: tensor %q: %w", ErrMalformed, clip(m.Tensors[i].Name), err)
 		}
 	}
+	if m.Offsets != nil && len(m.Offsets) != len(m.Tensors) {
+		return fmt.Errorf("%w: %d offsets for %d tensors", ErrMalformed, len(m.Offsets), len(m.Tensors))
+	}
 	payload := m.payloadSize()
 	if payload > limits.Payload {
 		return fmt.Errorf("%w: tensors of %d bytes, limit %d", ErrOversize, payload, limits.Payload)
@@ -62,6 +65,9 @@ func (f *Frame) Encode(m *Message, limits Limits) error {
 func (f *Frame) addTensors(m *Message, payload int) {
 	at := 0
 	for i := 0; payload > 0 && i < len(m.Tensors); i++ {
+		if m.isShared(i) {
+			continue
+		}
 		data := m.Tensors[i].Data
 		pad := padding[:align(at)-at]
 		at = align(at) + len(data)

@@ -38,6 +38,8 @@ func encode(t testing.TB, m *hop.Message) []byte {
 func plain(m *hop.Message) hop.Message {
 	p := hop.Message{Kind: m.Kind, ID: m.ID, Budget: m.Budget, Token: m.Token, PID: m.PID, Load: m.Load, Loaded: m.Loaded,
 		Instance: m.Instance, Queue: m.Queue, Compute: m.Compute, Stats: m.Stats, Failure: m.Failure, Refused: m.Refused}
+	p.Shares, p.Shared = m.Shares, m.Shared
+	p.Offsets = append(p.Offsets, m.Offsets...)
 	if m.Outputs != nil {
 		p.Outputs = append([]string{}, m.Outputs...)
 	}
@@ -46,6 +48,44 @@ func plain(m *hop.Message) hop.Message {
 			Data: append([]byte{}, t.Data...)})
 	}
 	return p
+}
+
+// ram is shared memory that counts its references.
+type ram struct {
+	memory     []byte
+	references int
+}
+
+func newRAM(size int) *ram {
+	m := &ram{memory: make([]byte, size)}
+	for i := range m.memory {
+		m.memory[i] = byte(i * 11)
+	}
+	return m
+}
+
+func (r *ram) Bytes() []byte { return r.memory }
+func (r *ram) Retain()       { r.references++ }
+func (r *ram) Release()      { r.references-- }
+
+// place puts some of a request's tensors there.
+func (r *ram) place(g guess, m *hop.Message) {
+	if m.Kind != hop.KindInfer || len(m.Tensors) == 0 {
+		return
+	}
+	some := false
+	for i := range m.Tensors {
+		x := &m.Tensors[i]
+		m.Offsets = append(m.Offsets, -1)
+		if room := len(r.memory) - len(x.Data); x.Type != tensor.Bytes && room >= 0 && g.IntN(2) == 0 {
+			at := g.IntN(room+1) &^ 7
+			x.Data = r.memory[at : at+len(x.Data)]
+			m.Offsets[i], some = int64(at), true
+		}
+	}
+	if !some {
+		m.Offsets = nil
+	}
 }
 
 // guess makes random messages of every kind.
@@ -108,9 +148,9 @@ func (g guess) message() *hop.Message {
 	}
 	switch m.Kind {
 	case hop.KindHello:
-		m.Token = g.text()
+		m.Token, m.Shares = g.text(), g.Int64()
 	case hop.KindHello.Result():
-		m.PID = g.Int64()
+		m.PID, m.Shared = g.Int64(), g.IntN(2) == 0
 	case hop.KindLoad:
 		m.Load = hop.Load{Instance: g.text(), Format: g.text(), Path: g.text(), Warm: g.IntN(2) == 0, Options: g.text()}
 		for range g.IntN(3) {
@@ -158,8 +198,12 @@ func TestWalk(t *testing.T) {
 	g := guess{rand.New(rand.NewPCG(seed, 3))}
 	var stream bytes.Buffer
 	var sent []hop.Message
+	shared := newRAM(200 << 10)
 	for range 3000 {
 		m := g.message()
+		if g.IntN(3) == 0 {
+			shared.place(g, m)
+		}
 		stream.Write(encode(t, m))
 		sent = append(sent, plain(m))
 	}
@@ -169,6 +213,7 @@ func TestWalk(t *testing.T) {
 	}
 	var held []kept
 	r := hop.NewReader(&stream, new(hop.Pool), hop.Limits{})
+	r.Shared = shared
 	for i := range sent {
 		m, err := r.Next()
 		if err != nil {
@@ -186,6 +231,53 @@ func TestWalk(t *testing.T) {
 	}
 	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Fatalf("at the end: %v", err)
+	}
+	for _, k := range held {
+		k.got.Release()
+	}
+	if shared.references != 0 {
+		t.Fatalf("%d references to the shared memory are left", shared.references)
+	}
+}
+
+// TestSharedTensorsAreChecked: a tensor lies inside the memory, aligned, and its elements have one size.
+func TestSharedTensorsAreChecked(t *testing.T) {
+	shared := newRAM(4096)
+	floats := tensor.Tensor{Name: "x", Type: tensor.FP32, Shape: []int64{16}, Data: shared.memory[:64]}
+	text := tensor.Tensor{Name: "x", Type: tensor.Bytes, Shape: []int64{1}, Data: tensor.AppendBytes(nil, make([]byte, 60))}
+	for name, c := range map[string]struct {
+		kind   hop.Kind
+		tensor tensor.Tensor
+		at     int64
+		shared hop.Shared
+		want   error
+	}{
+		"the beginning":     {hop.KindInfer, floats, 0, shared, nil},
+		"the end":           {hop.KindInfer, floats, 4096 - 64, shared, nil},
+		"over the end":      {hop.KindInfer, floats, 4096 - 60, shared, hop.ErrMalformed},
+		"behind the end":    {hop.KindInfer, floats, 1 << 62, shared, hop.ErrMalformed},
+		"an overflow":       {hop.KindInfer, floats, 1<<63 - 4, shared, hop.ErrMalformed},
+		"not aligned":       {hop.KindInfer, floats, 2, shared, hop.ErrMalformed},
+		"of varying size":   {hop.KindInfer, text, 0, shared, hop.ErrMalformed},
+		"an answer":         {hop.KindInfer.Result(), floats, 0, shared, hop.ErrMalformed},
+		"nothing is shared": {hop.KindInfer, floats, 0, nil, hop.ErrMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stream := encode(t, &hop.Message{Kind: c.kind, ID: 1, Tensors: []tensor.Tensor{c.tensor}, Offsets: []int64{c.at}})
+			r := hop.NewReader(bytes.NewReader(stream), new(hop.Pool), hop.Limits{})
+			r.Shared = c.shared
+			m, err := r.Next()
+			if !errors.Is(err, c.want) {
+				t.Fatalf("got %v, want %v", err, c.want)
+			}
+			if err == nil && &m.Tensors[0].Data[0] != &shared.memory[c.at] {
+				t.Error("the tensor is no view of the memory")
+			}
+			m.Release()
+			if shared.references != 0 {
+				t.Errorf("%d references are left", shared.references)
+			}
+		})
 	}
 }
 
@@ -440,11 +532,18 @@ func FuzzFrame(f *testing.F) {
 	for range 60 {
 		f.Add(encode(f, g.message()))
 	}
+	shared := newRAM(64 << 10)
+	for range 20 {
+		m := &hop.Message{Kind: hop.KindInfer, Tensors: g.tensors()}
+		shared.place(g, m)
+		f.Add(encode(f, m))
+	}
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		const step = 4 << 10
 		limits := hop.Limits{Header: 1 << 20, Payload: 16 << 20, Step: step}
 		r := hop.NewReader(bytes.NewReader(stream), new(hop.Pool), limits)
+		r.Shared = newRAM(64 << 10)
 		for at := 0; ; {
 			var m *hop.Message
 			var err error

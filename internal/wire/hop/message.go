@@ -17,7 +17,9 @@ type Message struct {
 	Budget time.Duration // requests: what remains of the time, in whole microseconds; 0 is no deadline
 
 	Token    string          // Hello
+	Shares   int64           // Hello: bytes of the memory whose descriptors come with it; 0 is none
 	PID      int64           // Hello's result
+	Shared   bool            // Hello's result: that memory is mapped, and tensors may lie in it
 	Load     Load            // Load
 	Loaded   Loaded          // Load's result
 	Instance string          // Unload, Infer
@@ -32,11 +34,16 @@ type Message struct {
 	Stats    Stats           // Stats' result
 	Failure  Failure         // Failure
 
+	// Offsets says for each tensor of Infer where its data lie in the shared memory; -1 is in the payload. nil: all are.
+	Offsets []int64
+
 	// Refused says that the Reader's Admit turned the payload away: it was skipped and Tensors have no data.
 	Refused bool
 
 	names  []string // under Outputs
 	dims   []int64  // one block under all shapes
+	places []int64  // under Offsets
+	shared Shared   // held, while tensors are views of it
 	buffer []byte   // under all tensor data
 	pool   *Pool
 	free   func() // Release as a value, made once, so that handing it on allocates nothing
@@ -107,13 +114,26 @@ func (f *Failure) Error() *api.Error {
 // Payload is the bytes of memory under the tensors' data.
 func (m *Message) Payload() int { return len(m.buffer) }
 
+// Shared is memory that both ends see. Tensors are views of it: the end that wrote it keeps them still until they are
+// answered.
+type Shared interface {
+	Bytes() []byte
+	Retain()
+	Release()
+}
+
+// isShared reports whether a tensor's data lie in the shared memory.
+func (m *Message) isShared(i int) bool { return m.Offsets != nil && m.Offsets[i] >= 0 }
+
 // appendHeader appends the header of m. Payload bytes are not part of it.
 func (m *Message) appendHeader(b []byte) []byte {
 	switch m.Kind {
 	case KindHello:
 		b = appendText(b, m.Token)
+		b = appendInt(b, m.Shares)
 	case KindHello.Result():
 		b = appendInt(b, m.PID)
+		b = appendFlag(b, m.Shared)
 	case KindLoad:
 		b = appendText(b, m.Load.Instance)
 		b = appendText(b, m.Load.Format)
@@ -136,14 +156,14 @@ func (m *Message) appendHeader(b []byte) []byte {
 		if m.Outputs != nil {
 			b = appendTexts(b, m.Outputs)
 		}
-		b = appendTensors(b, m.Tensors)
+		b = m.appendTensors(b)
 	case KindInfer.Result():
 		b = appendInt(b, int64(m.Queue))
 		b = appendInt(b, int64(m.Compute))
 		b = appendInt(b, m.Batch)
 		b = appendInt(b, int64(m.Wait))
 		b = appendSteps(b, m.Steps)
-		b = appendTensors(b, m.Tensors)
+		b = m.appendTensors(b)
 	case KindStats.Result():
 		b = m.Stats.append(b)
 	case KindFailure:
@@ -160,9 +180,9 @@ func (m *Message) appendHeader(b []byte) []byte {
 func (m *Message) readHeader(c *cursor, sizes []int) []int {
 	switch m.Kind {
 	case KindHello:
-		m.Token = c.text()
+		m.Token, m.Shares = c.text(), c.int()
 	case KindHello.Result():
-		m.PID = c.int()
+		m.PID, m.Shared = c.int(), c.flag()
 	case KindLoad:
 		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag(), Options: c.text()}
 		if len(m.Load.Options) > api.LoadOptionsMax {
@@ -286,16 +306,20 @@ func (s *Stats) read(c *cursor) {
 	}
 }
 
-func appendTensors(b []byte, tensors []tensor.Tensor) []byte {
-	b = appendCount(b, len(tensors))
-	for i := range tensors {
-		t := &tensors[i]
+func (m *Message) appendTensors(b []byte) []byte {
+	b = appendCount(b, len(m.Tensors))
+	for i := range m.Tensors {
+		t := &m.Tensors[i]
 		b = appendText(b, t.Name)
 		b = append(b, byte(t.Type), byte(len(t.Shape)))
 		for _, d := range t.Shape {
 			b = appendInt(b, d)
 		}
 		b = appendInt(b, int64(len(t.Data)))
+		b = appendFlag(b, m.isShared(i))
+		if m.isShared(i) {
+			b = appendInt(b, m.Offsets[i])
+		}
 	}
 	return b
 }
@@ -303,7 +327,7 @@ func appendTensors(b []byte, tensors []tensor.Tensor) []byte {
 // readTensors reads names, types, shapes and lengths; the data is cut from the payload later. All shapes share one
 // block, which is kept with the message.
 func (m *Message) readTensors(c *cursor, sizes []int) []int {
-	n := c.count(4 + 1 + 1 + 8)
+	n := c.count(4 + 1 + 1 + 8 + 1)
 	if n > c.limits.Tensors {
 		c.fail(ErrOversize, "%d tensors, limit %d", n, c.limits.Tensors)
 		return sizes
@@ -311,7 +335,8 @@ func (m *Message) readTensors(c *cursor, sizes []int) []int {
 	type span struct{ from, to int }
 	var few [16]span
 	spans := few[:0]
-	m.dims = m.dims[:0]
+	m.dims, m.places = m.dims[:0], m.places[:0]
+	shared := false
 	for range n {
 		t := tensor.Tensor{Name: c.name(), Type: tensor.Type(c.byte())}
 		rank := int(c.byte())
@@ -330,9 +355,20 @@ func (m *Message) readTensors(c *cursor, sizes []int) []int {
 			c.fail(ErrOversize, "tensor %q announces %d bytes, limit %d", clip(t.Name), size, c.limits.Payload)
 			return sizes
 		}
+		place := int64(-1)
+		if c.flag() {
+			if place = c.int(); c.err == nil && !m.fitsShared(place, size, t.Type) {
+				c.fail(ErrMalformed, "tensor %q cannot lie at %d in shared memory", clip(t.Name), place)
+			}
+			shared = true
+		}
+		m.places = append(m.places, place)
 		m.Tensors = append(m.Tensors, t)
 		sizes = append(sizes, int(size))
 		spans = append(spans, span{from, len(m.dims)})
+	}
+	if shared {
+		m.Offsets = m.places
 	}
 	for i, s := range spans { // only now: dims may have moved while it grew
 		m.Tensors[i].Shape = m.dims[s.from:s.to:s.to]
@@ -340,10 +376,28 @@ func (m *Message) readTensors(c *cursor, sizes []int) []int {
 	return sizes
 }
 
+// fitsShared reports whether a tensor may be a view of the shared memory. BYTES may not: whoever reads them follows
+// lengths that stand among the data.
+func (m *Message) fitsShared(at, size int64, t tensor.Type) bool {
+	if m.shared == nil || m.Kind != KindInfer || t.Size() == 0 || at < 0 {
+		return false
+	}
+	all := int64(len(m.shared.Bytes()))
+	return at <= all && size <= all-at && at%int64(t.Size()) == 0
+}
+
 // cut makes the tensors views into the payload and checks that everything fits together.
 func (m *Message) cut(sizes []int) error {
 	at := 0
 	for i, size := range sizes {
+		if m.isShared(i) {
+			start := int(m.Offsets[i])
+			m.Tensors[i].Data = m.shared.Bytes()[start : start+size : start+size]
+			if err := m.Tensors[i].Check(); err != nil {
+				return fmt.Errorf("%w: tensor %q: %w", ErrMalformed, clip(m.Tensors[i].Name), err)
+			}
+			continue
+		}
 		start := align(at)
 		if start+size > len(m.buffer) {
 			return fmt.Errorf("%w: tensors need more than the payload's %d bytes", ErrMalformed, len(m.buffer))
@@ -365,14 +419,16 @@ func (m *Message) cut(sizes []int) error {
 	return nil
 }
 
-// payloadSize is the bytes of the tensors with padding between them.
+// payloadSize is the bytes of the tensors in the payload with padding between them.
 func (m *Message) payloadSize() int {
 	if m.Kind != KindInfer && m.Kind != KindInfer.Result() {
 		return 0
 	}
 	n := 0
 	for i := range m.Tensors {
-		n = align(n) + len(m.Tensors[i].Data)
+		if !m.isShared(i) {
+			n = align(n) + len(m.Tensors[i].Data)
+		}
 	}
 	return n
 }

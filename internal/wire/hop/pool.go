@@ -36,9 +36,12 @@ func (m *Message) Release() {
 	}
 	p := m.pool
 	p.put(m.buffer)
+	if m.shared != nil {
+		m.shared.Release()
+	}
 	clear(m.Tensors)
 	clear(m.names)
-	*m = Message{Tensors: m.Tensors[:0], names: m.names[:0], dims: m.dims[:0], free: m.free}
+	*m = Message{Tensors: m.Tensors[:0], names: m.names[:0], dims: m.dims[:0], places: m.places[:0], free: m.free}
 	p.messages.Put(m)
 }
 

@@ -19,6 +19,9 @@ type Reader struct {
 	// message marked Refused.
 	Admit func(kind Kind, payload int) bool
 
+	// Shared, when set, is memory that tensors may lie in. It is set between two messages.
+	Shared Shared
+
 	in     *bufio.Reader
 	pool   *Pool
 	limits Limits
@@ -53,6 +56,10 @@ func (r *Reader) Next() (*Message, error) {
 	m.Kind = kind
 	m.ID = binary.LittleEndian.Uint64(r.prefix[16:])
 	m.Budget = time.Duration(binary.LittleEndian.Uint64(r.prefix[24:])) * time.Microsecond
+	if r.Shared != nil && kind == KindInfer {
+		m.shared = r.Shared
+		m.shared.Retain()
+	}
 	if err := r.body(m, payload); err != nil {
 		m.Release()
 		return nil, err

@@ -10,13 +10,34 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Message is the bytes of one gRPC message, kept alive by a reference count.
-type Message struct{ buffer mem.Buffer }
+// Message is the bytes of one gRPC message, kept alive by a reference count, or lying in a block of a Memory.
+type Message struct {
+	buffer mem.Buffer
+	memory Memory // of block; nil when the bytes are the buffer's
+	block  []byte
+	bytes  []byte // inside block
+}
+
+// Memory is where large messages are put together, so that their tensors need not be copied on their way to a worker.
+type Memory interface {
+	// Take gives a block of at least n bytes; nil when there is none, and other memory has to do.
+	Take(n int) []byte
+
+	// Give takes a block back.
+	Give(block []byte)
+}
+
+const (
+	// largeMessage is the size from which a Memory is asked.
+	largeMessage = 16 << 10
+	// messageAlign is where a large message ends, so that a last tensor whose size is a multiple of it begins at one.
+	messageAlign = 64
+)
 
 // Bytes are the message's bytes, until Free.
 func (m *Message) Bytes() []byte {
 	if m.buffer == nil {
-		return nil
+		return m.bytes
 	}
 	return m.buffer.ReadOnlyData()
 }
@@ -25,8 +46,11 @@ func (m *Message) Bytes() []byte {
 func (m *Message) Free() {
 	if m.buffer != nil {
 		m.buffer.Free()
-		m.buffer = nil
 	}
+	if m.memory != nil {
+		m.memory.Give(m.block)
+	}
+	*m = Message{}
 }
 
 // Message is what the codec received for the request; DecodeProto reads its bytes, Reset frees them.
@@ -37,7 +61,9 @@ type Reply struct{ data mem.BufferSlice }
 
 // Codec is gRPC's protobuf codec with a way past it for infer requests and answers, whose tensors would be copied
 // twice otherwise: a *Request only receives its bytes, a *Reply only gives its own.
-type Codec struct{}
+type Codec struct {
+	Memory Memory // for large messages; nil for none
+}
 
 // Name is that of the codec that it stands before.
 func (Codec) Name() string { return "proto" }
@@ -51,15 +77,24 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal decodes any message of the service.
-func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	request, ok := v.(*Request)
 	if !ok {
 		return encoding.GetCodecV2("proto").Unmarshal(data, v)
 	}
-	if request.wire.message.buffer != nil {
+	m := &request.wire.message
+	if m.buffer != nil || m.memory != nil {
 		return fmt.Errorf("infer request: decoded into while still in use")
 	}
-	request.wire.message.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
+	if size := data.Len(); c.Memory != nil && size > largeMessage {
+		if block := c.Memory.Take(size + messageAlign - 1); block != nil {
+			start := -size & (messageAlign - 1) // blocks begin aligned, so the message ends so
+			m.memory, m.block, m.bytes = c.Memory, block, block[start:start+size]
+			data.CopyTo(m.bytes)
+			return nil
+		}
+	}
+	m.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
 	return nil
 }
 

@@ -89,7 +89,7 @@ func (s *stage) startPeer() (err error) {
 
 // config is a server with its default settings, but for addresses and keys.
 func (s *stage) config(data string) server.Config {
-	return server.Config{Data: data, Cache: s.cache(), HTTP: "127.0.0.1:0", GRPC: "127.0.0.1:0", Metrics: "127.0.0.1:0",
+	return server.Config{Data: data, Cache: s.cache(), SharedMemoryMB: 256, HTTP: "127.0.0.1:0", GRPC: "127.0.0.1:0", Metrics: "127.0.0.1:0",
 		Dev: true, PrintAddresses: true, LogLevel: "warn"}
 }
 
