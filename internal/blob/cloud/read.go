@@ -213,14 +213,17 @@ func (r *reader) fetchOnce(p []byte, at int64) (n int, again bool, _ error) {
 	if err != nil {
 		return 0, false, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }() // what was read is read
 	if r.size == 0 {
 		r.size = body.Size()
 	}
 	there := max(0, min(int64(len(p)), body.Size()-at))
 	n, err = io.ReadFull(body, p[:there])
-	if err != nil { // not io.EOF, which would mean the blob's end
-		return 0, true, fmt.Errorf("a blob was cut off after %d bytes of %d: %s: %w", n, there, err, io.ErrUnexpectedEOF)
+	if errors.Is(err, io.EOF) { // which would mean the blob's end
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, true, fmt.Errorf("a blob was cut off after %d bytes of %d: %w", n, there, err)
 	}
 	if n < len(p) {
 		return n, false, io.EOF
