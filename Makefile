@@ -38,6 +38,10 @@ test: system-packages build ## Run all tests, with real PostgreSQL and real work
 fuzz: build ## Run every fuzz target for FUZZTIME (default 1m)
 	scripts/fuzz.sh
 
+.PHONY: build-gcs
+build-gcs: $(ONNXRUNTIME_LIB) | compiler ## Build bin/penstock-gcs, which also knows gs:// and is 31 MB larger
+	go build -tags gcs -trimpath -ldflags "-X main.stamped=$(VERSION)" -o bin/penstock-gcs ./cmd/penstock
+
 .PHONY: conformance
 conformance: $(ONNXRUNTIME_LIB) system-packages ## Run the ONNX project's own cases through every protocol, and the OCI project's against the registry; prints the counts
 	go test -count=1 -v -run TestEveryCase ./test/conformance

@@ -98,7 +98,7 @@ var Catalogue = []CodeInfo{
 	{CodeCanceled, Canceled, "The caller went away.", "Nothing to do."},
 	{CodeUnsupported, Unsupported, "This server does not do this.", "See the documentation for what is supported."},
 	{CodeUnavailable, Unavailable, "Something this call needs is away for the moment.", "Retry with back-off."},
-	{CodeStorage, Storage, "The disk or database cannot take the write.", "Free space or restore the database; serving and rollback go on meanwhile."},
+	{CodeStorage, Storage, "The disk, the database or the blob store cannot take the write.", "Free space, or restore what is away; serving and rollback go on meanwhile."},
 	{CodeShuttingDown, Unavailable, "The server is stopping.", "Retry on another replica, or when it is back."},
 	{CodeIdempotency, Conflict, "The Idempotency-Key was used before with another request.", "Use a new key for a new request."},
 }

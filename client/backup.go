@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"github.com/penstock/penstock/api"
@@ -14,7 +15,16 @@ import (
 // Backup streams a backup of the server's whole data directory to w. Only when it returns without error has w every
 // byte: the server says their count and digest at the end.
 func (c *Client) Backup(ctx context.Context, w io.Writer) (api.BlobInfo, error) {
-	response, err := c.send(ctx, exchange{method: http.MethodGet, path: control("backup")})
+	return c.backup(ctx, w, nil)
+}
+
+// BackupWithoutBlobs is Backup for servers whose blob store keeps copies of its own.
+func (c *Client) BackupWithoutBlobs(ctx context.Context, w io.Writer) (api.BlobInfo, error) {
+	return c.backup(ctx, w, url.Values{"without_blobs": {"1"}})
+}
+
+func (c *Client) backup(ctx context.Context, w io.Writer, query url.Values) (api.BlobInfo, error) {
+	response, err := c.send(ctx, exchange{method: http.MethodGet, path: control("backup"), query: query})
 	if err != nil {
 		return api.BlobInfo{}, err
 	}

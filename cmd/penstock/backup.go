@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -15,15 +16,22 @@ import (
 )
 
 func (a *app) backupCommands() []*cobra.Command {
-	return []*cobra.Command{a.withOutput(&cobra.Command{Use: "backup FILE", Short: "Back up the whole server while it serves", Args: cobra.ExactArgs(1),
+	var withoutBlobs bool
+	cmd := a.withOutput(&cobra.Command{Use: "backup FILE", Short: "Back up the whole server while it serves", Args: cobra.ExactArgs(1),
 		Long: `Back up the whole server while it serves: database, blobs and keys. FILE appears only when the backup is complete and
-its digest is right. It holds secrets; keep it as you keep those. Needs an admin key of tenant default.`,
+its digest is right. It holds secrets; keep it as you keep those. Needs an admin key of tenant default.
+
+Blobs are in it wherever they lie. With --without-blobs they are not: for object stores that keep copies of their own.`,
 		Example: `  penstock backup penstock-2026-01-31.tar`,
 		RunE: a.asks(func(ctx context.Context, c *client.Client, args []string) error {
 			var info api.BlobInfo
 			err := a.writeWhole(args[0], 0o600, func(w io.Writer) (err error) {
 				bar := a.progress(-1, "backup")
-				info, err = c.Backup(ctx, io.MultiWriter(w, bar))
+				take := c.Backup
+				if withoutBlobs {
+					take = c.BackupWithoutBlobs
+				}
+				info, err = take(ctx, io.MultiWriter(w, bar))
 				bar.finish()
 				return err
 			})
@@ -31,11 +39,13 @@ its digest is right. It holds secrets; keep it as you keep those. Needs an admin
 				return err
 			}
 			return a.print(info, func() { fmt.Fprintf(a.out, "%s: %s, %s\n", args[0], size(info.Size), info.Digest) })
-		})})}
+		})})
+	cmd.Flags().BoolVar(&withoutBlobs, "without-blobs", false, "leave the blobs out; they must be kept safe where they lie")
+	return []*cobra.Command{cmd}
 }
 
 func (a *app) restoreCommand() *cobra.Command {
-	var store string
+	var store, blobs string
 	cmd := &cobra.Command{Use: "restore FILE", Short: "Make a data directory from a backup", Args: cobra.ExactArgs(1),
 		Long:    `Make a data directory from a backup. The directory named by --data must be empty or absent, and no server may run on it.`,
 		Example: `  penstock restore penstock-2026-01-31.tar --data ./restored`,
@@ -48,7 +58,7 @@ func (a *app) restoreCommand() *cobra.Command {
 				return usage(err)
 			}
 			defer file.Close()
-			if err := server.Restore(cmd.Context(), file, a.flags.data, store); err != nil {
+			if err := server.Restore(cmd.Context(), file, server.Config{Data: a.flags.data, Store: store, Blobs: blobs}, slog.Default()); err != nil {
 				return fmt.Errorf("restore %s: %w", args[0], err)
 			}
 			fmt.Fprintf(a.out, "restored into %s\n", a.flags.data)
@@ -56,6 +66,7 @@ func (a *app) restoreCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&store, "store", "", "database to restore into; default is penstock.db in the data directory")
+	cmd.Flags().StringVar(&blobs, "blobs", "", "where to restore the blobs to, as with serve; default is blobs in the data directory")
 	return cmd
 }
 

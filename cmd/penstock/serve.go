@@ -40,7 +40,7 @@ func serveFlags(cmd *cobra.Command, cfg *server.Config) {
 	f.StringVar(&cfg.Metrics, "metrics", "127.0.0.1:8002", "address of /metrics, /livez and /readyz")
 	f.StringVar(&cfg.OCI, "oci", "127.0.0.1:8003", "address of the registry for OCI clients; empty for none")
 	f.StringVar(&cfg.Store, "store", "", "database: sqlite:PATH or postgres://...; default is penstock.db in the data directory")
-	f.StringVar(&cfg.Blobs, "blobs", "", "directory of the blobs; default is blobs in the data directory")
+	f.StringVar(&cfg.Blobs, "blobs", "", "where blobs lie: a directory, s3://BUCKET/PREFIX?region=...&endpoint=..., azblob:// or gs://; default is blobs in the data directory")
 	f.StringVar(&cfg.Cache, "cache", "", "directory where the runtime's library is unpacked; default is in the user's cache directory")
 	f.StringVar(&cfg.Role, "role", "all", "what this process does")
 	f.BoolVar(&cfg.Dev, "dev", false, "let callers without a key act as tenant default; on loopback only")

@@ -85,7 +85,7 @@ func (q *request) fail(err error) {
 	e := api.AsError(err)
 	q.w.code = e.Code
 	if e.Kind() == api.Internal || e.Kind() == api.Storage {
-		q.server.log.ErrorContext(q.Context(), "control API failed", "request_id", q.id, "route", q.route.id, "code", e.Code, "err", err)
+		q.server.log.ErrorContext(q.Context(), "control API failed", "request_id", q.id, "route", q.route.id, "code", e.Code, "err", err, "cause", e.Err)
 	}
 	if q.w.status != 0 {
 		panic(http.ErrAbortHandler)

@@ -25,6 +25,7 @@ func (s *Server) backupRoutes() []route {
 		summary: "Stream a backup of the whole data directory",
 		detail: "A tar stream. The trailers " + backupDigestTrailer + " and " + backupSizeTrailer +
 			" follow it; a stream without them is cut short and must not be kept.",
+		query:    []parameter{{name: "without_blobs", doc: "1: leave the blobs out; they must be kept safe where they lie.", kind: "boolean"}},
 		outMedia: "application/x-tar", errors: []api.Code{api.CodeUnsupported, api.CodeStorage, api.CodeQueueFull}}
 	r.serve = s.sendBackup
 	return []route{r}
@@ -34,13 +35,17 @@ func (s *Server) sendBackup(q *request) error {
 	if s.cfg.Backup == nil {
 		return api.Fail(api.CodeUnsupported, "", "this server makes no backups")
 	}
+	withoutBlobs, err := q.flag("without_blobs")
+	if err != nil {
+		return err
+	}
 	ctx, release, err := s.hold(q.Context())
 	if err != nil {
 		return err
 	}
 	defer release()
 	out := &backupWriter{to: q.pacedWriter(), hash: sha256.New()}
-	if err := s.cfg.Backup(ctx, out); err != nil {
+	if err := s.cfg.Backup(ctx, out, withoutBlobs); err != nil {
 		return err
 	}
 	if err := out.begin(); err != nil {

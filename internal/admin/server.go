@@ -35,8 +35,8 @@ type Config struct {
 	Statistics  Statistics  // observe, with what serve and fleet know
 	Idempotency Idempotency // store; nil: an Idempotency-Key is refused as unsupported
 
-	// Backup streams the whole data directory; nil: not done by this server.
-	Backup func(ctx context.Context, w io.Writer) error
+	// Backup streams the whole data directory, with the blobs or without; nil: not done by this server.
+	Backup func(ctx context.Context, w io.Writer, withoutBlobs bool) error
 	// EventHint gives a channel that is closed when the next event was appended; nil: events are asked for every
 	// EventPoll. A hint may be lost: the poll goes on beside it.
 	EventHint func() <-chan struct{}

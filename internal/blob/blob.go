@@ -1,5 +1,5 @@
-// Package blob is the seam to content-addressed bytes: a blob's only name is its sha256 digest. Its first driver keeps
-// files on disk; object stores follow behind the same interface. It knows nothing of models or tenants; which blobs are
+// Package blob is the seam to content-addressed bytes: a blob's only name is its sha256 digest. Its drivers keep
+// files on disk, or objects in a bucket. It knows nothing of models or tenants; which blobs are
 // still needed is the registry's business. Callers: registry, server.
 package blob
 
@@ -11,17 +11,19 @@ import (
 )
 
 // Store keeps blobs. All methods may be called from many goroutines and several processes may share one store.
-// Errors are *api.Error: CodeBlobNotFound, CodeDigestMismatch, CodeTooLarge, CodeStorage.
+// Errors are *api.Error: CodeBlobNotFound, CodeDigestMismatch, CodeTooLarge; CodeStorage when nothing gets better by
+// waiting, CodeUnavailable when a store is away or overloaded.
 type Store interface {
 	// Put streams r into the store, hashing while it writes, at most limit bytes (CodeTooLarge beyond). When want is not
 	// empty and the bytes hash to something else, nothing is kept (CodeDigestMismatch). When Put returns without error
-	// the blob is durable: file and directory are synced. Putting the same bytes twice keeps one copy.
+	// the blob is durable: file and directory are synced, or the object store was asked for it and has it. Putting the same bytes twice keeps one copy.
 	Put(ctx context.Context, r io.Reader, want api.Digest, limit int64) (Info, error)
 
 	// Stat says whether a blob is here and how long it is.
 	Stat(ctx context.Context, digest api.Digest) (Info, error)
 
-	// Open reads a blob; the caller closes it. The reader can seek.
+	// Open reads a blob; the caller closes it. The reader can seek, and ends with ctx. Where blobs are files it also outlives
+	// the blob's deletion; elsewhere a small blob does.
 	Open(ctx context.Context, digest api.Digest) (io.ReadSeekCloser, error)
 
 	// Delete removes a blob; an absent one is no error.

@@ -203,6 +203,9 @@ func verify(ctx context.Context, w io.Writer, r io.Reader, a api.Artifact) error
 		if errors.Is(readErr, io.EOF) {
 			break
 		}
+		if ours := (*api.Error)(nil); errors.As(readErr, &ours) {
+			return readErr
+		}
 		if readErr != nil {
 			return storage("read a blob", readErr)
 		}

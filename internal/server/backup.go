@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,12 +20,11 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/blob"
-	"github.com/penstock/penstock/internal/blob/files"
 	"github.com/penstock/penstock/internal/store"
 )
 
-// A backup is a tar stream: the header, the store's portable dump, the secrets, the grants, the blobs, and a trailer
-// with the digest of every name, size and content before it. The dump is taken first and blobs are never changed, so the blobs that it
+// A backup is a tar stream: the header, the store's portable dump, the secrets, the grants, the blobs wherever they lie
+// (unless it was asked for without), and a trailer with the digest of every name, size and content before it. The dump is taken first and blobs are never changed, so the blobs that it
 // names are all among those that follow. It can be restored onto either database.
 const (
 	backupHeader  = "penstock-backup.json"
@@ -45,8 +45,9 @@ type backupInfo struct {
 	Created api.Time `json:"created"`
 }
 
-// Backup writes the whole data directory while the server serves.
-func (s *System) Backup(ctx context.Context, w io.Writer) error {
+// Backup writes the whole data directory while the server serves. Without blobs it is for those whose blob store keeps
+// copies of its own.
+func (s *System) Backup(ctx context.Context, w io.Writer, withoutBlobs bool) error {
 	t := &archive{tar: tar.NewWriter(w), sum: sha256.New()}
 	info, err := json.Marshal(backupInfo{Format: backupFormat, Version: s.cfg.Version, Created: api.TimeOf(time.Now())})
 	if err != nil {
@@ -63,7 +64,19 @@ func (s *System) Backup(ctx context.Context, w io.Writer) error {
 			return fmt.Errorf("back up %s: %w", dir, err)
 		}
 	}
-	err = s.blobs.List(ctx, func(b blob.Info) error {
+	if !withoutBlobs {
+		if err := s.addBlobs(ctx, t); err != nil {
+			return fmt.Errorf("back up the blobs: %w", err)
+		}
+	}
+	if err := t.addBytes(backupTrailer, []byte(hex.EncodeToString(t.sum.Sum(nil)))); err != nil {
+		return err
+	}
+	return t.tar.Close()
+}
+
+func (s *System) addBlobs(ctx context.Context, t *archive) error {
+	return s.blobs.List(ctx, func(b blob.Info) error {
 		r, err := s.blobs.Open(ctx, b.Digest)
 		if err != nil {
 			return err
@@ -71,13 +84,6 @@ func (s *System) Backup(ctx context.Context, w io.Writer) error {
 		defer r.Close()
 		return t.add("blobs/sha256/"+b.Digest.Hex(), b.Size, r)
 	})
-	if err != nil {
-		return fmt.Errorf("back up the blobs: %w", err)
-	}
-	if err := t.addBytes(backupTrailer, []byte(hex.EncodeToString(t.sum.Sum(nil)))); err != nil {
-		return err
-	}
-	return t.tar.Close()
 }
 
 // addStore dumps into a file first, since tar wants to know the size.
@@ -152,8 +158,10 @@ func (t *archive) add(name string, size int64, r io.Reader) error {
 }
 
 // Restore makes a data directory from a backup. dir must not exist or be empty, and a PostgreSQL store must be empty;
-// otherwise nothing is touched. The directory appears whole, after every digest was checked, or not at all.
-func Restore(ctx context.Context, r io.Reader, dir, storeURL string) error {
+// otherwise nothing is touched. The directory appears whole, after every digest was checked, or not at all. Blobs go where
+// cfg.Blobs names; in an object store they stay also when the backup turns out to be damaged, which harms nothing.
+func Restore(ctx context.Context, r io.Reader, cfg Config, log *slog.Logger) error {
+	dir := cfg.Data
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return fmt.Errorf("%s is not empty; restore into a new directory", dir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -168,14 +176,20 @@ func Restore(ctx context.Context, r io.Reader, dir, storeURL string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(scratch) }() // nothing is left of it when it was renamed
+	cfg.Data = scratch
 	x := &restorer{dir: scratch, sum: sha256.New()}
 	defer x.close()
+	if x.blobs, err = openBlobs(ctx, &cfg, log); err != nil {
+		return err
+	}
 	if err := x.unpack(ctx, r); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	cfg := Config{Data: scratch, Store: storeURL}
 	if err := x.importStore(ctx, cfg.storeURL()); err != nil {
 		return fmt.Errorf("restore the store: %w", err)
+	}
+	if err := os.RemoveAll(filepath.Join(scratch, spoolFolder)); err != nil {
+		return err
 	}
 	if err := os.Remove(filepath.Join(scratch, backupStore)); err != nil {
 		return err
@@ -193,7 +207,7 @@ func Restore(ctx context.Context, r io.Reader, dir, storeURL string) error {
 type restorer struct {
 	dir     string
 	root    *os.Root
-	blobs   *files.Store
+	blobs   blobs
 	sum     hash.Hash
 	started bool
 	stored  bool
@@ -210,9 +224,6 @@ func (x *restorer) close() {
 
 func (x *restorer) unpack(ctx context.Context, r io.Reader) (err error) {
 	if x.root, err = os.OpenRoot(x.dir); err != nil {
-		return err
-	}
-	if x.blobs, err = files.Open(files.Config{Dir: filepath.Join(x.dir, "blobs")}); err != nil {
 		return err
 	}
 	t := tar.NewReader(r)

@@ -26,7 +26,7 @@ type Config struct {
 	Metrics string // address of the metrics listener; default 127.0.0.1:8002
 	OCI     string // address of the OCI registry; empty for none
 	Store   string // sqlite:PATH or postgres://…; default penstock.db in the data directory
-	Blobs   string // where blobs lie: a directory or file:PATH; default blobs in the data directory
+	Blobs   string // where blobs lie: a directory, file:PATH, s3://, azblob:// or gs://; default blobs in the data directory
 
 	Dev      bool   // callers without a key act as tenant default; loopback only
 	Insecure bool   // allow listeners beyond loopback without TLS
@@ -135,6 +135,9 @@ func (c *Config) Validate() error {
 			fault("%s %s is not loopback: give --tls-cert and --tls-key, or --insecure to send keys and data in the clear", flag, address)
 		}
 	}
+	if _, err := c.blobDir(); err != nil {
+		fault("%w", err)
+	}
 	return errors.Join(faults...)
 }
 
@@ -144,21 +147,6 @@ func loopback(host string) bool {
 	}
 	a, err := netip.ParseAddr(host)
 	return err == nil && a.IsLoopback()
-}
-
-// blobDir is the directory that --blobs names. Object stores come behind the same flag.
-func (c *Config) blobDir() (string, error) {
-	if c.Blobs == "" {
-		return filepath.Join(c.Data, "blobs"), nil
-	}
-	scheme, rest, ok := strings.Cut(c.Blobs, ":")
-	if !ok {
-		return c.Blobs, nil
-	}
-	if scheme != "file" {
-		return "", fmt.Errorf("--blobs %s: blobs lie in a directory or file:PATH; %q is not supported", c.Blobs, scheme)
-	}
-	return strings.TrimPrefix(rest, "//"), nil
 }
 
 func (c *Config) storeURL() string {

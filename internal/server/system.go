@@ -18,7 +18,6 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/arena"
-	"github.com/penstock/penstock/internal/blob/files"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/engine/process"
@@ -60,7 +59,7 @@ type System struct {
 	lock  *os.File
 
 	store    *store.DB
-	blobs    *files.Store
+	blobs    blobs
 	recorder *observe.Recorder
 	guard    *tenancy.Guard
 	inside   engine.Engine // nil with worker processes
@@ -108,12 +107,8 @@ func (s *System) floor(ctx context.Context) (err error) {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	s.closing(s.store.Close)
-	dir, err := s.cfg.blobDir()
-	if err != nil {
+	if s.blobs, err = openBlobs(ctx, &s.cfg, s.log); err != nil {
 		return err
-	}
-	if s.blobs, err = files.Open(files.Config{Dir: dir}); err != nil {
-		return fmt.Errorf("open the blobs: %w", err)
 	}
 	s.closing(s.blobs.Close)
 	pepper, err := tenancy.LoadPepper(s.secret("pepper"))

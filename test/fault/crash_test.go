@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -273,7 +274,7 @@ func (d *driver) checkBackups() {
 			continue
 		}
 		dir := filepath.Join(d.scratch, filepath.Base(path)+".restored")
-		err = server.Restore(context.Background(), f, dir, "")
+		err = server.Restore(context.Background(), f, server.Config{Data: dir}, slog.Default())
 		f.Close()
 		if err != nil {
 			d.t.Errorf("restore %s: %v", filepath.Base(path), err)

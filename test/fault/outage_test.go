@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -335,10 +336,10 @@ func TestBackupAcrossDatabases(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "restored")
 			damaged := bytes.Clone(backup.Bytes())
 			damaged[len(damaged)/2] ^= 1
-			if err := server.Restore(t.Context(), bytes.NewReader(damaged), dir, to); err == nil {
+			if err := server.Restore(t.Context(), bytes.NewReader(damaged), server.Config{Data: dir, Store: to}, slog.Default()); err == nil {
 				t.Fatal("a damaged backup was restored")
 			}
-			if err := server.Restore(t.Context(), &backup, dir, to); err != nil {
+			if err := server.Restore(t.Context(), &backup, server.Config{Data: dir, Store: to}, slog.Default()); err != nil {
 				t.Fatal(err)
 			}
 			s = newSite(t, live.Start(t, dir, func(c *server.Config) { c.Store = to }))

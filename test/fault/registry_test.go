@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -279,7 +280,7 @@ func TestRegistryRestored(t *testing.T) {
 	}
 	s.Kill()
 	dir := filepath.Join(t.TempDir(), "restored")
-	if err := server.Restore(t.Context(), &backup, dir, ""); err != nil {
+	if err := server.Restore(t.Context(), &backup, server.Config{Data: dir}, slog.Default()); err != nil {
 		t.Fatal(err)
 	}
 	d.check(live.Start(t, dir), dir, 0)

@@ -243,7 +243,7 @@ func (r *Rooms) Workers() []api.Worker {
 }
 
 // Backup writes BackupBytes.
-func (r *Rooms) Backup(_ context.Context, w io.Writer) error {
+func (r *Rooms) Backup(_ context.Context, w io.Writer, _ bool) error {
 	if _, err := w.Write(r.BackupBytes); err != nil {
 		return err
 	}

@@ -12,11 +12,17 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/penstock/penstock/internal/server"
 )
 
 // TestMemory sends a large blob in each of the two ways that clients do, and fetches it, while the server's memory stays
 // small. With PENSTOCK_SOAK it is 2 GiB.
 func TestMemory(t *testing.T) {
+	onEachStore(t, memory)
+}
+
+func memory(t *testing.T, mod func(*server.Config)) {
 	const limit = 100 << 20
 	size := int64(256 << 20)
 	switch {
@@ -25,13 +31,17 @@ func TestMemory(t *testing.T) {
 	case testing.Short():
 		size = 32 << 20
 	}
-	s := start(t, "acme")
-	body := func() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{1}), size) }
-	sum := sha256.New()
-	if _, err := io.Copy(sum, body()); err != nil {
-		t.Fatal(err)
+	s := start(t, "acme", mod)
+	body := func(seed byte) io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{seed}), size) }
+	digest := func(r io.Reader) string {
+		t.Helper()
+		sum := sha256.New()
+		if _, err := io.Copy(sum, r); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("sha256:%x", sum.Sum(nil))
 	}
-	digest := fmt.Sprintf("sha256:%x", sum.Sum(nil))
+	whole, streamed := digest(body(1)), digest(body(2))
 	send := func(want int, method, path string, from io.Reader) *http.Response {
 		t.Helper()
 		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.OCI+path, from)
@@ -56,22 +66,21 @@ func TestMemory(t *testing.T) {
 		t.Logf("%s: %.0f MB/s", what, float64(size)/1e6/time.Since(began).Seconds())
 	}
 	began := time.Now()
-	send(http.StatusCreated, "PUT", send(http.StatusAccepted, "POST", "/v2/acme/one/blobs/uploads/", nil).Header.Get("Location")+"?digest="+digest, body())
+	send(http.StatusCreated, "PUT", send(http.StatusAccepted, "POST", "/v2/acme/one/blobs/uploads/", nil).Header.Get("Location")+"?digest="+whole, body(1))
 	speed("up, whole", began)
 	began = time.Now()
 	at := send(http.StatusAccepted, "POST", "/v2/acme/two/blobs/uploads/", nil).Header.Get("Location")
-	send(http.StatusAccepted, "PATCH", at, body())
-	send(http.StatusCreated, "PUT", at+"?digest="+digest, nil)
+	send(http.StatusAccepted, "PATCH", at, body(2))
+	send(http.StatusCreated, "PUT", at+"?digest="+streamed, nil)
 	speed("up, streamed", began)
 	began = time.Now()
-	down := sha256.New()
-	n, err := io.Copy(io.Discard, send(http.StatusOK, "GET", "/v2/acme/two/blobs/"+digest, nil).Body)
+	n, err := io.Copy(io.Discard, send(http.StatusOK, "GET", "/v2/acme/two/blobs/"+streamed, nil).Body)
 	if err != nil || n != size {
 		t.Fatalf("%d bytes came back, %v", n, err)
 	}
 	speed("down", began)
-	if _, err := io.Copy(down, send(http.StatusOK, "GET", "/v2/acme/one/blobs/"+digest, nil).Body); err != nil || fmt.Sprintf("sha256:%x", down.Sum(nil)) != digest {
-		t.Errorf("other bytes came back: %v", err)
+	if got := digest(send(http.StatusOK, "GET", "/v2/acme/one/blobs/"+whole, nil).Body); got != whole {
+		t.Errorf("%s came back for %s", got, whole)
 	}
 	if peak := peakMemory(t, s.PID); peak > limit {
 		t.Errorf("%d MiB went up twice and down twice, and the server held %d MiB, over %d", size>>20, peak>>20, limit>>20)

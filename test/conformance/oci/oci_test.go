@@ -19,6 +19,7 @@ import (
 	"github.com/penstock/penstock/client"
 	"github.com/penstock/penstock/internal/server"
 	"github.com/penstock/penstock/test/live"
+	"github.com/penstock/penstock/test/s3"
 )
 
 func TestMain(m *testing.M) { live.Main(m) }
@@ -78,6 +79,18 @@ func start(t *testing.T, tenant api.TenantID, mods ...func(*server.Config)) *sit
 	return &site{s, k.Secret}
 }
 
+// onEachStore runs a test with the blobs in files, and with the blobs in S3.
+func onEachStore(t *testing.T, test func(*testing.T, func(*server.Config))) {
+	t.Run("files", func(t *testing.T) { test(t, func(*server.Config) {}) })
+	t.Run("s3", func(t *testing.T) {
+		store := s3.Start(t)
+		store.Bucket(t, "registry")
+		t.Setenv("AWS_ACCESS_KEY_ID", s3.Access)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", s3.Secret)
+		test(t, func(c *server.Config) { c.Blobs = s3.URL(store.Endpoint, "registry") })
+	})
+}
+
 // version finds a version as the command line names it.
 func (s *site) version(t *testing.T, text string) (api.Version, error) {
 	t.Helper()
@@ -105,7 +118,11 @@ var counts = regexp.MustCompile(`(?m)^  (Disabled|Skip|Pass|FAIL|Error)\.+: +(\d
 // TestConformance runs the OCI project's suite: everything that version 1.1 enables by default, and what it leaves optional
 // beside. No check may fail, and none may be passed over.
 func TestConformance(t *testing.T) {
-	s := start(t, "conformance")
+	onEachStore(t, conformance)
+}
+
+func conformance(t *testing.T, mod func(*server.Config)) {
+	s := start(t, "conformance", mod)
 	suite := build(t, "github.com/opencontainers/distribution-spec/conformance")
 	out, err := run(t, []string{"OCI_REGISTRY=" + s.OCI, "OCI_TLS=disabled", "OCI_VERSION=1.1", "OCI_REPO1=conformance/repo1", "OCI_REPO2=conformance/repo2",
 		"OCI_USERNAME=penstock", "OCI_PASSWORD=" + s.key, "OCI_API_BLOBS_DIGEST_HEADER=true", "OCI_API_MANIFESTS_DIGEST_HEADER=true",
