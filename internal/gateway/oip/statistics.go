@@ -107,7 +107,8 @@ func (c *controls) serving(p *protocol, who *api.Principal, endpoint, version st
 }
 
 func statsOf(key versionKey, s *api.ModelStatistics) modelStats {
-	ran := api.Spent{Count: s.Runs}
+	// All three are counted by request, as Triton does; its clients refuse counts that differ. Runs have a count of their own.
+	ran := api.Spent{Count: s.Compute.Count}
 	out := modelStats{Name: key.endpoint, Version: key.version, Last: uint64(max(0, s.Last)) / 1000, Items: s.Items, Runs: s.Runs,
 		Infer: inferStats{Success: s.Succeeded, Fail: s.Failed, Queue: s.Queue, ComputeInput: ran, ComputeInfer: s.Compute,
 			ComputeOutput: ran, CacheHit: s.CacheHit, CacheMiss: s.CacheMiss},
