@@ -23,7 +23,10 @@ func TestMemory(t *testing.T) {
 }
 
 func memory(t *testing.T, mod func(*server.Config)) {
-	const limit = 100 << 20
+	limit := int64(100 << 20)
+	if raced {
+		limit *= 4
+	}
 	size := int64(256 << 20)
 	switch {
 	case os.Getenv("PENSTOCK_SOAK") != "":
