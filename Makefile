@@ -59,6 +59,10 @@ bench: build ## Measure against the bare runtime, then under wrk and ghz; writes
 soak: build ## Deploys, rollbacks and kills under load, longer than in `make test`
 	PENSTOCK_SOAK=1 go test -count=1 -timeout 60m -v -run 'Rollback|Killed' ./test/load/ ./test/fault/
 
+.PHONY: soak-faults
+soak-faults: build ## Random faults against a server under load, for 30 minutes or FAULTS=2h
+	PENSTOCK_FAULTS=$(or $(FAULTS),30m) go test -count=1 -timeout 0 -v -run TestRandomFaults ./test/fault/
+
 .PHONY: check
 check: lint ## Format, vet, lint and the house test: clean at every commit
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }

@@ -2,7 +2,9 @@ package penstock_test
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -64,6 +66,45 @@ func TestErrorCatalogueIsDocumented(t *testing.T) {
 	}
 	if read(t, "docs/errors.md") != b.String() {
 		t.Error("docs/errors.md is not what the catalogue says; write it with PENSTOCK_REWRITE=1")
+	}
+}
+
+// TestCasesNameTests looks for each test that docs/registry-cases.md names, and for the rows of tables that it quotes.
+func TestCasesNameTests(t *testing.T) {
+	sources := map[string]string{} // by package
+	for _, root := range []string{"internal", "test"} {
+		if err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			name := filepath.Base(filepath.Dir(path))
+			if err == nil && (strings.HasSuffix(path, "_test.go") || strings.HasSuffix(name, "test") && strings.HasSuffix(path, ".go")) {
+				sources[name] += read(t, path)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	named := regexp.MustCompile("`(\\w+)(?:\\.(Test\\w+))?`((?: \"[^\"]+\",?)*)")
+	quoted := regexp.MustCompile(`"([^"]+)"`)
+	found := 0
+	for line := range strings.Lines(read(t, "docs/registry-cases.md")) {
+		cells := strings.Split(line, " | ")
+		if len(cells) != 3 {
+			continue
+		}
+		for _, m := range named.FindAllStringSubmatch(cells[2], -1) {
+			found++
+			if m[2] != "" && !strings.Contains(sources[m[1]], "func "+m[2]+"(") {
+				t.Errorf("there is no test %s.%s", m[1], m[2])
+			}
+			for _, row := range quoted.FindAllStringSubmatch(m[3], -1) {
+				if !strings.Contains(sources[m[1]], `"`+row[1]+`"`) && !strings.Contains(sources[m[1]], "func "+strings.ReplaceAll(row[1], "_", "")+"(") {
+					t.Errorf("%s has no row %q", m[1], row[1])
+				}
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("%d tests are named", found)
 	}
 }
 

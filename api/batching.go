@@ -163,4 +163,6 @@ type BatchPlan struct {
 	MaxSize int    `json:"max_size" doc:"Most rows of one batch; 0 or 1: requests are run one by one."`
 	Exact   bool   `json:"exact" doc:"Whether only sizes are batched whose results were bit-equal to unbatched ones in the trial."`
 	Why     string `json:"why" doc:"What was found, as a sentence."`
+
+	Sizes []int `json:"-"` // rows that may be run together; nil: all up to MaxSize
 }

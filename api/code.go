@@ -17,6 +17,7 @@ const (
 	CodeBadRequest        Code = "bad_request"
 	CodeBadName           Code = "bad_name"
 	CodeBadJSON           Code = "bad_json"
+	CodeBadQuery          Code = "bad_query"
 	CodeBadTensor         Code = "bad_tensor"
 	CodeSignatureMismatch Code = "signature_mismatch"
 	CodeTooLarge          Code = "too_large"
@@ -30,16 +31,25 @@ const (
 	CodeRevisionNotFound  Code = "revision_not_found"
 	CodeBlobNotFound      Code = "blob_not_found"
 	CodeManifestNotFound  Code = "manifest_not_found"
+	CodeWebhookNotFound   Code = "webhook_not_found"
+	CodeWebhookDisabled   Code = "webhook_disabled"
+	CodeAddressRefused    Code = "address_refused"
 	CodeExists            Code = "already_exists"
 	CodeInUse             Code = "in_use"
+	CodeRedirected        Code = "name_redirected"
 	CodeBusy              Code = "release_in_progress"
+	CodeProtected         Code = "alias_protected"
 	CodeStale             Code = "stale"
 	CodeDigestMismatch    Code = "digest_mismatch"
 	CodeFormatRefused     Code = "format_refused"
 	CodeModelRefused      Code = "model_refused"
 	CodeModelCrashes      Code = "model_crashes_runtime"
 	CodeQuarantined       Code = "quarantined"
+	CodePoison            Code = "poison_request"
 	CodeQueueFull         Code = "queue_full"
+	CodeOverShare         Code = "over_share"
+	CodeTooLate           Code = "too_late"
+	CodeOverloaded        Code = "overloaded"
 	CodeNotReady          Code = "not_ready"
 	CodeLoading           Code = "loading"
 	CodeNothingEarlier    Code = "nothing_earlier"
@@ -55,6 +65,14 @@ const (
 	CodeStorage           Code = "storage_unavailable"
 	CodeShuttingDown      Code = "shutting_down"
 	CodeIdempotency       Code = "idempotency_mismatch"
+	CodeCollecting        Code = "collection_in_progress"
+	CodeQuotaExceeded     Code = "quota_exceeded"
+	CodeEgress            Code = "egress_refused"
+	CodeRemoteRefused     Code = "remote_refused"
+	CodeRemoteAway        Code = "remote_unavailable"
+	CodeAuditUnavailable  Code = "audit_unavailable"
+	CodeSignatureInvalid  Code = "signature_invalid"
+	CodeSignatureMissing  Code = "signature_missing"
 )
 
 // Catalogue lists every code once. A test checks that docs/errors.md holds exactly these.
@@ -63,6 +81,7 @@ var Catalogue = []CodeInfo{
 	{CodeBadRequest, Invalid, "The request is malformed.", "Correct the request; the message names what is wrong."},
 	{CodeBadName, Invalid, "A name does not fit its rule.", "Names are 1 to 63 characters of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit."},
 	{CodeBadJSON, Invalid, "The JSON body is not valid or not what this call takes.", "Send one JSON value with each known field once; the message names the place."},
+	{CodeBadQuery, Invalid, "A search cannot be read.", "See the fields with `penstock search --fields`, and the grammar in the guide."},
 	{CodeBadTensor, Invalid, "A tensor's shape, type or data do not fit together.", "Send as many elements as the shape asks for, in the named datatype."},
 	{CodeSignatureMismatch, Invalid, "An input does not fit the model's signature.", "See the signature with `penstock show` or GET /v2/models/NAME."},
 	{CodeTooLarge, TooLarge, "Something is over a named limit.", "Send less, or raise the limit that the message names."},
@@ -76,16 +95,25 @@ var Catalogue = []CodeInfo{
 	{CodeRevisionNotFound, NotFound, "The endpoint has no such revision.", "List them with `penstock rollout status ENDPOINT`."},
 	{CodeBlobNotFound, NotFound, "A named blob was never uploaded here.", "Upload it first, or push again: `penstock push` uploads what is missing."},
 	{CodeManifestNotFound, NotFound, "The repository has no such manifest or tag.", "List its tags with GET /v2/NAME/tags/list."},
+	{CodeWebhookNotFound, NotFound, "No such webhook in this tenant.", "List webhooks with `penstock webhook list`."},
+	{CodeWebhookDisabled, Conflict, "The webhook is disabled, so nothing is sent to it.", "Correct what made it fail, then enable it with `penstock webhook enable ID`."},
+	{CodeAddressRefused, Refused, "The server may not connect to this address.", "Use an https URL of a public host, or have the operator allow the host with `serve --webhook-allow`."},
 	{CodeInUse, Conflict, "Something else needs it.", "Delete what needs it first; the message names it."},
+	{CodeRedirected, Conflict, "The name is an earlier one of a model that was renamed, and leads to it still.", "Use the name that the model has now; or free the earlier one with `penstock rename --forget NAME`."},
 	{CodeExists, Conflict, "It exists already.", "Choose another name, or change the one that exists."},
 	{CodeBusy, Conflict, "Another release of this endpoint is under way.", "Wait for it (`penstock rollout status ENDPOINT`) or abort it."},
+	{CodeProtected, Forbidden, "The alias is protected by a rule that this move breaks.", "See the rule with `penstock protect MODEL ALIAS`."},
 	{CodeStale, Stale, "It changed since it was read.", "Read it again and repeat the change with the new ETag."},
 	{CodeDigestMismatch, Invalid, "The bytes received do not have the digest named.", "Send the file again; it was damaged or changed on the way."},
 	{CodeFormatRefused, Refused, "The file's content is not an allowed format.", "Push ONNX. Pickle and other executable formats are never taken; convert them first."},
 	{CodeModelRefused, Refused, "The model file breaks a safety limit or is damaged.", "Export the model again within the limit that the message names."},
 	{CodeModelCrashes, Refused, "The model crashed the runtime when it was loaded.", "Export it again with another opset or exporter; a second crash quarantines the file."},
 	{CodeQuarantined, Refused, "The file crashed the runtime twice and is quarantined.", "Push a different file."},
+	{CodePoison, Refused, "The request was in flight when two workers crashed, and is not sent a third time.", "Send other inputs, or deploy a version that bears these."},
 	{CodeQueueFull, Exhausted, "The endpoint's queue is full.", "Retry after the time in Retry-After, or add replicas."},
+	{CodeOverShare, Exhausted, "The tenant uses its whole share of the workers, and others want theirs.", "Send less, retry after the time in Retry-After, or have the tenant's weight raised: `penstock tenant set NAME --weight N`."},
+	{CodeTooLate, Unavailable, "The answer would come after the request's deadline, so it is not begun.", "Retry after the time in Retry-After, give more time, or add replicas."},
+	{CodeOverloaded, Unavailable, "The server's memory is nearly used up, so it begins nothing new.", "Retry after the time in Retry-After, send less at once, or raise GOMEMLIMIT."},
 	{CodeNotReady, Unavailable, "The endpoint has no revision that can serve.", "Deploy a version: `penstock deploy MODEL@N`."},
 	{CodeLoading, Unavailable, "The model is still loading.", "Retry shortly."},
 	{CodeNothingEarlier, Conflict, "There is no earlier revision to go back to.", "See the releases with `penstock rollout status ENDPOINT`."},
@@ -100,7 +128,15 @@ var Catalogue = []CodeInfo{
 	{CodeUnavailable, Unavailable, "Something this call needs is away for the moment.", "Retry with back-off."},
 	{CodeStorage, Storage, "The disk, the database or the blob store cannot take the write.", "Free space, or restore what is away; serving and rollback go on meanwhile."},
 	{CodeShuttingDown, Unavailable, "The server is stopping.", "Retry on another replica, or when it is back."},
+	{CodeEgress, Forbidden, "The address lies inside the network, and this server does not go there.", "Ask who runs the server to allow it with `serve --egress-allow`, or use a public address."},
+	{CodeRemoteRefused, Refused, "The other registry refused, or answered what cannot be right.", "The message has its reason; check the name, the user and the password."},
+	{CodeRemoteAway, Unavailable, "The other registry does not answer, or says that it cannot now.", "Nothing to do: the copy goes on by itself when the registry is back."},
+	{CodeAuditUnavailable, Storage, "The change was refused, because the audit cannot keep its record.", "Free space in the data directory, or see the server's log for why `audit/` cannot be written. Serving and rollback go on meanwhile."},
+	{CodeSignatureInvalid, Refused, "It is not a signature of this version.", "Sign the version again: `penstock sign --sign-key FILE MODEL@N`."},
+	{CodeSignatureMissing, Refused, "The tenant's policy asks for a valid signature, and the version has none.", "Sign the version with a key that the policy names: `penstock sign --sign-key FILE MODEL@N`."},
 	{CodeIdempotency, Conflict, "The Idempotency-Key was used before with another request.", "Use a new key for a new request."},
+	{CodeCollecting, Conflict, "A garbage collection or a backup is under way, and there is one at a time.", "Wait for it: `penstock gc --list` shows it."},
+	{CodeQuotaExceeded, Forbidden, "The tenant's quota does not have room for this.", "Delete what is not needed (`penstock delete`), or ask an administrator for more (`penstock quota set`)."},
 }
 
 var codes = func() map[Code]CodeInfo {

@@ -47,10 +47,15 @@ type TenantRequest struct {
 	ID TenantID `json:"id" doc:"Name of the tenant." minLength:"1" maxLength:"63"`
 }
 
+// TenantChange changes a tenant.
+type TenantChange struct {
+	Weight int `json:"weight" doc:"Its part of the workers' time relative to the others'." minimum:"1" maximum:"1000"`
+}
+
 // KeyRequest asks for a new key.
 type KeyRequest struct {
 	Name    string  `json:"name" doc:"A name for people and the audit." minLength:"1" maxLength:"128"`
-	Scopes  []Scope `json:"scopes" doc:"What the key may do." minItems:"1" maxItems:"5" enum:"admin,write,read,infer,variant"`
+	Scopes  []Scope `json:"scopes" doc:"What the key may do." minItems:"1" maxItems:"8" enum:"admin,write,read,infer,variant,gate"`
 	Expires Time    `json:"expires,omitzero" doc:"When it stops working; leave out for never."`
 }
 
@@ -76,6 +81,8 @@ type TagsRequest struct {
 type AliasRequest struct {
 	Version VersionNumber `json:"version" doc:"Version that it shall name." minimum:"1"`
 	Why     string        `json:"why,omitempty" doc:"Reason, kept in the history." maxLength:"1024"`
+	// Expect makes the move one of compare and swap for people, who know versions and not counts.
+	Expect *VersionNumber `json:"expect,omitempty" doc:"Version that it must name now; 0 is that there must be none." minimum:"0"`
 }
 
 // DeployRequest is an endpoint's new spec.

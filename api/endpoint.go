@@ -43,15 +43,67 @@ func (s *EndpointSpec) Weight(i int) int64 {
 type Serving struct {
 	Replicas  int            `json:"replicas,omitempty" doc:"Loaded instances; default is one per worker." minimum:"0" maximum:"64"`
 	TimeoutMS int64          `json:"timeout_ms,omitempty" doc:"Longest time for one request in milliseconds; default 60000." minimum:"0" maximum:"3600000"`
+	Pool      Pool           `json:"pool,omitempty" doc:"Whose workers hold it: shared with everybody (default), or workers that are the tenant's or the endpoint's alone." enum:"shared,tenant,endpoint"`
 	Batching  *Batching      `json:"batching,omitempty" doc:"How requests are run together; auto when left out."`
+	Keep      Keep           `json:"keep,omitempty" doc:"'loaded' keeps the model in memory whatever happens; without it, it may sleep while memory is short, and the next request wakes it." enum:"loaded"`
 	Cache     *ResponseCache `json:"cache,omitempty" doc:"Keep answers and give them again to identical requests; absent keeps none."`
+
+	KeepPriority int  `json:"keep_priority,omitempty" doc:"When memory is short, the model counts as used twice as often for each step up, half as often for each down." minimum:"-20" maximum:"20"`
+	Band         Band `json:"band,omitempty" doc:"Which of the tenant's own requests go first when they have to wait: critical, standard (default) or batch. Batch gets what the others leave, at least 5 %." enum:"critical,standard,batch"`
 }
+
+// Band is how urgent requests are among those of their own tenant. What a tenant gets of the workers is its weight's
+// business: nobody gets more by calling everything critical.
+type Band string
+
+// The bands. Empty is standard.
+const (
+	BandCritical Band = "critical"
+	BandStandard Band = "standard"
+	BandBatch    Band = "batch"
+)
+
+// Valid reports whether b is one of the bands, or empty.
+func (b Band) Valid() bool {
+	switch b {
+	case "", BandCritical, BandStandard, BandBatch:
+		return true
+	}
+	return false
+}
+
+// Keep says whether a model may sleep.
+type Keep string
+
+// KeepLoaded is for models that never may.
+const KeepLoaded Keep = "loaded"
 
 // ResponseCache asks for answers to be kept. It is for models that answer the same to the same; those that draw random
 // numbers are refused with it.
 type ResponseCache struct {
 	Bytes int64 `json:"bytes" doc:"Most memory for kept answers, in bytes. An answer over a quarter of it is not kept." minimum:"65536" maximum:"1099511627776"`
 	TTLMS int64 `json:"ttl_ms,omitempty" doc:"How long an answer may be given again, in milliseconds; 0 as long as there is room." minimum:"0" maximum:"31536000000"`
+}
+
+// Pool says whose workers hold a variant.
+type Pool string
+
+// The pools. The empty one is shared.
+const (
+	PoolShared   Pool = "shared"
+	PoolTenant   Pool = "tenant"
+	PoolEndpoint Pool = "endpoint"
+)
+
+// Name is the pool that an endpoint's variant is in: the tenant's, TENANT/ENDPOINT, or none for the one shared.
+func (p Pool) Name(t TenantID, e EndpointName) string {
+	switch p {
+	case PoolTenant:
+		return string(t)
+	case PoolEndpoint:
+		return string(t) + "/" + string(e)
+	}
+	return ""
 }
 
 // Strategy is how a release is carried out.
@@ -76,6 +128,23 @@ type Revision struct {
 	By       string         `json:"by" doc:"Name of the key that made it."`
 }
 
+// Versions lists what the revision runs: its arms, or the steps of those that are chains. A version may stand twice.
+func (r *Revision) Versions() (all []Ref) {
+	for i := range r.Variants {
+		v := &r.Variants[i]
+		if v.Chain == nil {
+			all = append(all, Ref{Model: v.Model, Version: v.Version})
+			continue
+		}
+		for _, s := range v.Chain.Steps {
+			if s.Version > 0 {
+				all = append(all, Ref{Model: s.Model, Version: s.Version})
+			}
+		}
+	}
+	return all
+}
+
 // Variant is one arm of a revision, resolved.
 type Variant struct {
 	Name      VariantName   `json:"name" doc:"Arm's name."`
@@ -84,8 +153,10 @@ type Variant struct {
 	Digest    Digest        `json:"digest" doc:"Manifest digest of the version."`
 	Format    string        `json:"format" doc:"Format, chooses the engine."`
 	Weight    int64         `json:"weight" doc:"Share relative to the others."`
+	Pool      string        `json:"pool,omitempty" doc:"Whose workers hold it alone: a tenant, or TENANT/ENDPOINT; missing: everybody's."`
 	Serving   Serving       `json:"serving,omitzero" doc:"Serving settings."`
 	Signature Signature     `json:"signature" doc:"Inputs and outputs."`
+	Size      int64         `json:"size,omitempty" doc:"Bytes of its files; missing in revisions from before they were counted."`
 	Chain     *Chain        `json:"chain,omitempty" doc:"The steps, when it is a chain; model is then empty, version is the revision's number and digest that of the chain."`
 }
 
@@ -130,6 +201,7 @@ type VariantStatus struct {
 	Weight   int64       `json:"weight" doc:"Share relative to the others."`
 	Replicas int         `json:"replicas" doc:"Loaded replicas."`
 	Wanted   int         `json:"wanted" doc:"Replicas that should be loaded."`
+	Asleep   bool        `json:"asleep,omitempty" doc:"Not in memory, which is short; the next request loads it."`
 	Batch    *BatchPlan  `json:"batch,omitempty" doc:"What loading made of the batching settings."`
 }
 

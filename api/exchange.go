@@ -31,6 +31,7 @@ type Exchange struct {
 	Lookup    time.Duration  `json:"lookup_ns,omitempty" doc:"Asking the response cache and keeping the answer in it, nanoseconds; absent when it was not asked."`
 	Copied    int64          `json:"copied,omitempty" doc:"Tensor bytes copied inside the server on the way."`
 	Retries   int            `json:"retries,omitempty" doc:"Times it was sent again."`
+	Unretried bool           `json:"unretried,omitempty" doc:"Whether it was not sent again after its worker was lost because its endpoint's budget for that was spent."`
 	Code      Code           `json:"code,omitempty" doc:"Error code; absent on success."`
 	Error     string         `json:"error,omitempty" doc:"Message of the error."`
 	TraceID   string         `json:"trace_id,omitempty" doc:"W3C trace id, 32 hex digits."`

@@ -102,6 +102,12 @@ type ManifestPush struct {
 	Aliases []AliasName      // aliases that move to Version
 	Version *Version         // the version that it is, or that was made of it; nil: none
 	Why     string           // for the history of the aliases
+	Lineage []LineageLink    // what Version came from
+	Pusher  *Principal       // whom the rules of the aliases are asked about
+	Along   []ManifestPush   // manifests of the same repository that refer to this one: their Manifest, Parts and Links
+
+	Reservation string // of the room for what was written for this push, which ends with it; empty: none
+	More        bool   // another push follows under the reservation, which then goes on
 }
 
 // ManifestUpload is a manifest as it was sent.

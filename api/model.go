@@ -1,5 +1,14 @@
 package api
 
+import "strconv"
+
+// The formats of versions, by content.
+const (
+	FormatONNX        = "onnx"
+	FormatSafetensors = "safetensors"
+	FormatGGUF        = "gguf"
+)
+
 // Model is a name in a tenant under which versions are numbered.
 type Model struct {
 	Tenant  TenantID      `json:"tenant" doc:"Owner."`
@@ -26,12 +35,17 @@ type Version struct {
 	Digest    Digest             `json:"digest" doc:"Digest of the OCI manifest (ModelPack)."`
 	State     VersionState       `json:"state" doc:"ready or rejected."`
 	Reason    string             `json:"reason,omitempty" doc:"Why it was rejected."`
-	Format    string             `json:"format" doc:"Format by content: onnx."`
+	Format    string             `json:"format" doc:"Format by content: onnx, safetensors or gguf."`
 	Size      int64              `json:"size" doc:"Bytes of all artifacts."`
 	Artifacts []Artifact         `json:"artifacts" doc:"The files."`
 	Signature Signature          `json:"signature" doc:"Inputs and outputs."`
 	Info      ModelInfo          `json:"info" doc:"What the reader found in the graph."`
-	Tags      map[string]string  `json:"tags,omitempty" doc:"Free labels; the only field that may change later."`
+	Origin    Origin             `json:"origin,omitzero" doc:"What made it; never changes."`
+	Label     string             `json:"label,omitempty" doc:"Semantic version that names it too; given once."`
+	Notes     Notes              `json:"notes,omitzero" doc:"What people know about it; may change."`
+	Gates     []GateResult       `json:"gates,omitempty" doc:"The last result of each gate."`
+	Changes   int64              `json:"changes,omitempty" doc:"How often label, notes or gates changed; also the ETag of the metadata."`
+	Tags      map[string]string  `json:"tags,omitempty" doc:"Free labels; may change."`
 	Metrics   map[string]float64 `json:"metrics,omitempty" doc:"Measured figures given at push."`
 	Card      string             `json:"card,omitempty" doc:"Model card, Markdown."`
 	Created   Time               `json:"created" doc:"When it was committed."`
@@ -95,6 +109,33 @@ type ModelInfo struct {
 	Ops          map[string]int64 `json:"ops,omitempty" doc:"Count per operator."`
 	Graph        string           `json:"graph,omitempty" doc:"Name of the graph."`
 	ExternalData []string         `json:"external_data,omitempty" doc:"Files named by external initializers."`
+	Weights      *WeightsInfo     `json:"weights,omitempty" doc:"What weight files hold, of versions that are no ONNX."`
+}
+
+// WeightsInfo is what the bounded readers found in safetensors or GGUF files.
+type WeightsInfo struct {
+	Files        int               `json:"files" doc:"Weight files."`
+	Tensors      int64             `json:"tensors" doc:"Tensors of all files."`
+	Types        map[string]int64  `json:"types" doc:"Elements by type."`
+	Architecture string            `json:"architecture,omitempty" doc:"What the file says that it is, of GGUF."`
+	Metadata     map[string]string `json:"metadata,omitempty" doc:"The files' own notes, the first of them."`
+	Tokenizer    *TokenizerInfo    `json:"tokenizer,omitempty" doc:"Sizes of the tokenizer, of GGUF."`
+}
+
+// TokenizerInfo tells the sizes of a tokenizer.
+type TokenizerInfo struct {
+	Kind              string `json:"kind,omitempty" doc:"Kind that the file names."`
+	Tokens            int64  `json:"tokens" doc:"Tokens."`
+	Merges            int64  `json:"merges" doc:"Merges."`
+	ChatTemplateBytes int64  `json:"chat_template_bytes" doc:"Bytes of the chat template; it is never run."`
+}
+
+// WeightTensor is one tensor of a weight file.
+type WeightTensor struct {
+	Name  string  `json:"name" doc:"Name."`
+	Type  string  `json:"type" doc:"Type, in the format's own words."`
+	Shape []int64 `json:"shape" doc:"Sizes, as the file has them."`
+	Bytes int64   `json:"bytes" doc:"Bytes in the file."`
 }
 
 // Alias is a movable name of a version.
@@ -121,9 +162,13 @@ type Upload struct {
 	Files   []UploadFile       `json:"files" doc:"The files, by digest." minItems:"1" maxItems:"256"`
 	Tags    map[string]string  `json:"tags,omitempty" doc:"Free labels."`
 	Metrics map[string]float64 `json:"metrics,omitempty" doc:"Measured figures."`
-	Card    string             `json:"card,omitempty" doc:"Model card, Markdown." maxLength:"262144"`
+	Card    string             `json:"card,omitempty" doc:"Model card, Markdown; what its front matter says fills what is not given here." maxLength:"262144"`
+	Origin  Origin             `json:"origin,omitzero" doc:"What made it."`
+	Notes   Notes              `json:"notes,omitzero" doc:"What people know about it."`
+	Label   string             `json:"label,omitempty" doc:"Semantic version such as 1.2.0, unique in the model." maxLength:"128"`
 	Aliases []AliasName        `json:"aliases,omitempty" doc:"Aliases to move to the new version."`
 	Why     string             `json:"why,omitempty" doc:"Reason, kept in the alias history."`
+	Lineage *LineageClaim      `json:"lineage,omitempty" doc:"Where the version came from."`
 }
 
 // UploadFile names one blob of an upload.
@@ -131,4 +176,20 @@ type UploadFile struct {
 	Path   string `json:"path" doc:"File name inside the version."`
 	Digest Digest `json:"digest" doc:"sha256 digest of its bytes."`
 	Size   int64  `json:"size" doc:"Bytes."`
+}
+
+// String writes a tensor's type and shape, "FP32[batch,64]", with -1 where a size is free and has no name.
+func (s TensorSpec) String() string {
+	text := s.Datatype + "["
+	for i, size := range s.Shape {
+		if i > 0 {
+			text += ","
+		}
+		if i < len(s.Symbols) && s.Symbols[i] != "" {
+			text += s.Symbols[i]
+		} else {
+			text += strconv.FormatInt(size, 10)
+		}
+	}
+	return text + "]"
 }

@@ -63,11 +63,13 @@ func (d Digest) Short() string {
 	return h[:min(12, len(h))]
 }
 
-// Ref names a model, or one version of it: "fraud", "fraud@3", "fraud:champion", "acme/fraud@3", "fraud@sha256:…".
+// Ref names a model, or one version of it: "fraud", "fraud@3", "fraud:champion", "acme/fraud@3", "fraud@1.2.0",
+// "fraud@^1.2", "fraud@sha256:…".
 type Ref struct {
 	Tenant  TenantID // empty when the text named none
 	Model   ModelName
 	Version VersionNumber // 0 when not given by number
+	Label   string        // a semantic version or a range of them; empty when not given by one
 	Alias   AliasName     // empty when not given by alias
 	Digest  Digest        // empty when not given by digest
 }
@@ -104,9 +106,13 @@ func ParseRef(s string) (Ref, error) {
 		r.Digest = d
 		return r, nil
 	}
+	if LooksLikeLabel(pick) {
+		r.Label = pick
+		return r, CheckLabelRef(pick)
+	}
 	n, err := strconv.ParseInt(pick, 10, 64)
 	if err != nil || n < 1 || strconv.FormatInt(n, 10) != pick {
-		return r, Fail(CodeBadName, clip(s), "version %q is neither a number from 1 nor a sha256 digest", clip(pick))
+		return r, Fail(CodeBadName, clip(s), "version %q is neither a number from 1, a label such as 1.2.0 or ^1.2, nor a sha256 digest", clip(pick))
 	}
 	r.Version = VersionNumber(n)
 	return r, nil
@@ -124,6 +130,8 @@ func (r Ref) String() string {
 		fmt.Fprintf(&b, "@%d", r.Version)
 	case r.Digest != "":
 		fmt.Fprintf(&b, "@%s", r.Digest)
+	case r.Label != "":
+		fmt.Fprintf(&b, "@%s", r.Label)
 	case r.Alias != "":
 		fmt.Fprintf(&b, ":%s", r.Alias)
 	}

@@ -12,10 +12,11 @@ const (
 	ScopeRead    Scope = "read"    // list and show
 	ScopeInfer   Scope = "infer"   // call endpoints
 	ScopeVariant Scope = "variant" // force a variant with the Penstock-Variant header
+	ScopeGate    Scope = "gate"    // write what a gate found about a version
 )
 
 // Scopes lists every scope, for validation and help texts.
-var Scopes = []Scope{ScopeAdmin, ScopeWrite, ScopeRead, ScopeInfer, ScopeVariant}
+var Scopes = []Scope{ScopeAdmin, ScopeWrite, ScopeRead, ScopeInfer, ScopeVariant, ScopeGate}
 
 // Principal is who is calling, resolved once per request and never changed after. It is shared between goroutines.
 type Principal struct {
@@ -34,7 +35,16 @@ func (p *Principal) Allows(s Scope) bool {
 type Tenant struct {
 	ID      TenantID `json:"id" doc:"Name of the tenant."`
 	Created Time     `json:"created" doc:"When it was made."`
+
+	Weight     int   `json:"weight" doc:"Its part of the workers' time relative to the others', while several want more than there is."`
+	Generation int64 `json:"generation" doc:"Counts its changes; also the ETag."`
 }
+
+// The weights of tenants.
+const (
+	WeightDefault = 1
+	WeightMax     = 1000
+)
 
 // Key is an API credential, without its secret. The secret is shown once, when the key is made.
 type Key struct {
@@ -42,7 +52,7 @@ type Key struct {
 	Tenant  TenantID `json:"tenant" doc:"Tenant whose things the key can reach."`
 	Name    string   `json:"name" doc:"A name for people and the audit."`
 	Hint    string   `json:"hint" doc:"Prefix and last four characters of the secret."`
-	Scopes  []Scope  `json:"scopes" doc:"What the key may do: admin, write, read, infer, variant."`
+	Scopes  []Scope  `json:"scopes" doc:"What the key may do: admin, write, read, infer, variant, gate."`
 	Created Time     `json:"created" doc:"When it was made."`
 	Expires Time     `json:"expires,omitzero" doc:"When it stops working; absent means never."`
 	Revoked Time     `json:"revoked,omitzero" doc:"When it was revoked; absent while it works."`

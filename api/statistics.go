@@ -10,6 +10,20 @@ type Statistics struct {
 	Step      time.Duration        `json:"step_ns" doc:"Time between two entries of recent, nanoseconds."`
 	Endpoints []EndpointStatistics `json:"endpoints" doc:"Every endpoint of the tenant, by name; one that nobody called has zeros."`
 	Workers   []WorkerStatistics   `json:"workers" doc:"Worker processes, which all tenants share; only for keys with the scope admin of tenant default."`
+	Memory    *ModelMemory         `json:"memory,omitempty" doc:"What models take together; only for keys with the scope admin of tenant default."`
+	Shares    []TenantShare        `json:"shares" doc:"What tenants have of the workers, those that ever asked, by what they had in the last minute; all of them for keys with the scope admin of tenant default, else the key's own."`
+}
+
+// TenantShare is what one tenant has of the workers, which all share by weight.
+type TenantShare struct {
+	Tenant  TenantID         `json:"tenant" doc:"Name."`
+	Weight  int              `json:"weight" doc:"Its weight."`
+	Part    float64          `json:"part" doc:"Part of all execution time of the last minute, 0 to 1."`
+	Spent   time.Duration    `json:"spent_ns" doc:"Execution time in the last minute, nanoseconds."`
+	Total   time.Duration    `json:"total_ns" doc:"The same since the server started."`
+	Waiting int              `json:"waiting" doc:"Requests that wait for their turn now."`
+	Running int              `json:"running" doc:"Requests in workers now."`
+	Refused map[string]int64 `json:"refused,omitempty" doc:"Requests refused since the server started, by reason: over_share, too_late, shed. Absent when there were none."`
 }
 
 // EndpointStatistics is one endpoint's part. Durations are of requests that reached a version; quantiles are right to about

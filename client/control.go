@@ -112,11 +112,27 @@ func (c *Client) Statistics(ctx context.Context, window time.Duration) (api.Stat
 	return ask[api.Statistics](ctx, c, query, "statistics")
 }
 
+// LoadedModels lists which of the tenant's models are in memory, where and why; for admins of tenant default with what all
+// tenants' models take together.
+func (c *Client) LoadedModels(ctx context.Context) (api.LoadedModels, error) {
+	return ask[api.LoadedModels](ctx, c, nil, "loaded")
+}
+
 // Tenants lists tenants.
 func (c *Client) Tenants(ctx context.Context) ([]api.Tenant, error) {
 	var out api.List[api.Tenant]
 	err := c.call(ctx, exchange{method: http.MethodGet, path: control("tenants")}, &out)
 	return out.Items, err
+}
+
+// ShowTenant gives one tenant; its Generation is what SetTenant's match takes.
+func (c *Client) ShowTenant(ctx context.Context, id api.TenantID) (out api.Tenant, err error) {
+	return out, c.call(ctx, exchange{method: http.MethodGet, path: control("tenants", string(id))}, &out)
+}
+
+// SetTenant changes a tenant's weight.
+func (c *Client) SetTenant(ctx context.Context, id api.TenantID, in api.TenantChange, match IfMatch) (out api.Tenant, err error) {
+	return out, c.call(ctx, exchange{method: http.MethodPatch, path: control("tenants", string(id)), json: in, header: match.header()}, &out)
 }
 
 // CreateTenant makes a tenant.
@@ -190,6 +206,8 @@ func pick(ref api.Ref) string {
 		return strconv.FormatInt(int64(ref.Version), 10)
 	case ref.Digest != "":
 		return string(ref.Digest)
+	case ref.Label != "":
+		return ref.Label
 	case ref.Alias != "":
 		return string(ref.Alias)
 	}

@@ -16,6 +16,7 @@ type surroundings struct {
 	out, err io.Writer
 	env      func(string) string
 	terminal bool // whether err is a terminal: progress bars are drawn only there
+	colour   bool // whether out is a terminal
 }
 
 // app holds what the commands share.
@@ -57,11 +58,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the serve
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	a.flags.add(root)
-	for _, group := range [][]*cobra.Command{a.serveCommands(), a.modelCommands(), a.pushCommands(), a.aliasCommands(), a.deployCommands(),
+	for _, group := range [][]*cobra.Command{a.serveCommands(), a.modelCommands(), a.searchCommands(), a.pushCommands(), a.importCommands(), a.transferCommands(), a.mirrorCommands(), a.aliasCommands(),
+		a.lineageCommands(), a.referrerCommands(), a.signCommands(), a.trustCommands(), a.deployCommands(),
 		a.predictCommands(), a.rolloutCommands(), a.endpointCommands(), a.applyCommands(), a.tenantCommands(), a.keyCommands(),
-		a.benchCommands(), a.logCommands(), a.topCommands(), a.eventCommands(), a.backupCommands(), a.versionCommands()} {
+		a.benchCommands(), a.logCommands(), a.topCommands(), a.eventCommands(), a.webhookCommands(), a.auditCommands(), a.backupCommands(), a.collectCommands(),
+		a.keepCommands(), a.versionCommands()} {
 		root.AddCommand(group...)
 	}
+	a.completeRefs(root)
 	return root
 }
 

@@ -22,12 +22,15 @@ type deployFlags struct {
 	endpoint, strategy, why string
 	variants                []string
 	replicas                int
+	pool                    string
 	sticky                  bool
 	batching                string
 	batchSize               int
 	batchDelay              time.Duration
 	cache                   string
 	cacheTTL                time.Duration
+	keep                    string
+	keepPriority            int
 	wait                    waitFlags
 }
 
@@ -71,11 +74,14 @@ settings. Several REFs, or --variant, share the traffic by weight.`,
 	f.StringVar(&flags.strategy, "strategy", "", "blue-green (default) or direct")
 	f.StringArrayVar(&flags.variants, "variant", nil, "arm NAME=REF or NAME=REF:WEIGHT (weight 1 when left out); may be repeated")
 	f.IntVar(&flags.replicas, "replicas", 0, "loaded instances of each variant; 0 is one per worker")
+	f.StringVar(&flags.pool, "pool", "", "workers that hold it: shared (default), or the tenant's or the endpoint's alone")
 	f.StringVar(&flags.batching, "batching", "", "run requests together: auto (default), on or off")
 	f.IntVar(&flags.batchSize, "batch-size", 0, "most rows of one batch; chosen at load when left out")
 	f.DurationVar(&flags.batchDelay, "batch-delay", 0, "longest wait for more rows under load")
 	f.StringVar(&flags.cache, "cache", "", "memory for answers that identical requests get again, such as 64MiB; 0 keeps none")
 	f.DurationVar(&flags.cacheTTL, "cache-ttl", 0, "how long a kept answer may be given again; 0 as long as there is room")
+	f.StringVar(&flags.keep, "keep", "", "loaded: never sleeps while memory is short")
+	f.IntVar(&flags.keepPriority, "keep-priority", 0, "when memory is short, count as used twice as often for each step")
 	f.BoolVar(&flags.sticky, "sticky", false, "keep each Penstock-Unit on one variant")
 	f.StringVar(&flags.why, "why", "", "reason, kept in the release")
 	flags.wait.add(cmd)
@@ -130,6 +136,8 @@ func (f deployFlags) spec(refs []string) (spec api.EndpointSpec, endpoint api.En
 	}
 	for i := range spec.Variants {
 		spec.Variants[i].Serving.Replicas = f.replicas
+		spec.Variants[i].Serving.Keep, spec.Variants[i].Serving.KeepPriority = api.Keep(f.keep), f.keepPriority
+		spec.Variants[i].Serving.Pool = api.Pool(f.pool)
 		spec.Variants[i].Serving.Batching = f.batchSettings(nil)
 		if spec.Variants[i].Serving.Cache, err = f.cacheSettings(nil); err != nil {
 			return spec, "", err
@@ -242,6 +250,15 @@ func keepSettings(spec *api.EndpointSpec, present api.EndpointSpec, cmd *cobra.C
 	serving := present.Variants[0].Serving
 	if cmd.Flags().Changed("replicas") {
 		serving.Replicas = spec.Variants[0].Serving.Replicas
+	}
+	if cmd.Flags().Changed("keep") {
+		serving.Keep = api.Keep(flags.keep)
+	}
+	if cmd.Flags().Changed("keep-priority") {
+		serving.KeepPriority = flags.keepPriority
+	}
+	if flags.pool != "" {
+		serving.Pool = api.Pool(flags.pool)
 	}
 	serving.Batching = flags.batchSettings(serving.Batching)
 	if serving.Cache, err = flags.cacheSettings(serving.Cache); err != nil {

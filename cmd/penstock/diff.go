@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -24,10 +25,18 @@ type difference struct {
 
 func (a *app) diffCommand() *cobra.Command {
 	var files []string
-	cmd := a.withOutput(&cobra.Command{Use: "diff -f FILE", Short: "Show what apply would change", Args: cobra.NoArgs,
-		Long:    "Show what apply would change. Exit code 0: nothing; 1: something; otherwise as every command.",
-		Example: `  penstock diff -f endpoints.yaml`,
-		RunE: a.asks(func(ctx context.Context, c *client.Client, _ []string) error {
+	cmd := a.withOutput(&cobra.Command{Use: "diff REF REF | -f FILE", Short: "Compare two versions, or show what apply would change", Args: cobra.MaximumNArgs(2),
+		Long: `Compare two versions: signature, graph, parameters, metadata, metrics and files. With -f, show what apply would change.
+Exit code 0: nothing; 1: something; otherwise as every command.`,
+		Example: `  penstock diff digits@1 digits@2
+  penstock diff -f endpoints.yaml`,
+		RunE: a.asks(func(ctx context.Context, c *client.Client, args []string) error {
+			if len(args) == 2 && len(files) == 0 {
+				return a.diffVersions(ctx, c, args[0], args[1])
+			}
+			if len(args) > 0 || len(files) == 0 {
+				return usage(errors.New("give two versions, or -f FILE"))
+			}
 			documents, err := a.readDocuments(files)
 			if err != nil {
 				return usage(err)
@@ -61,6 +70,65 @@ func (a *app) showDifferences(found []difference) {
 			fmt.Fprintln(a.out, printable(line))
 		}
 	}
+}
+
+func (a *app) diffVersions(ctx context.Context, c *client.Client, from, to string) error {
+	var refs [2]api.Ref
+	for i, text := range []string{from, to} {
+		var err error
+		if refs[i], err = api.ParseRef(text); err != nil {
+			return usage(err)
+		}
+	}
+	d, err := c.Diff(ctx, refs[0], refs[1])
+	if err != nil {
+		return err
+	}
+	if err := a.print(d, func() { a.showVersionDiff(d) }); err != nil {
+		return err
+	}
+	if len(d.Changes) > 0 {
+		return errDifferences
+	}
+	return nil
+}
+
+// showVersionDiff writes a section's name and its changes below it: - was taken away, + came, ~ is another now.
+func (a *app) showVersionDiff(d api.VersionDiff) {
+	fmt.Fprintf(a.out, "--- %s\n+++ %s\n", d.From, d.To)
+	section := ""
+	for _, c := range d.Changes {
+		if c.Section != section {
+			if section != "" && d.More[section] > 0 {
+				fmt.Fprintf(a.out, "  and %d more\n", d.More[section])
+			}
+			section = c.Section
+			fmt.Fprintln(a.out, section)
+		}
+		switch {
+		case c.From == "":
+			a.paint("32", "  + "+c.Name+": "+c.To)
+		case c.To == "":
+			a.paint("31", "  - "+c.Name+": "+c.From)
+		default:
+			a.paint("33", "  ~ "+c.Name+": "+c.From+" -> "+c.To)
+		}
+	}
+	if d.More[section] > 0 {
+		fmt.Fprintf(a.out, "  and %d more\n", d.More[section])
+	}
+	for _, note := range d.Notes {
+		fmt.Fprintf(a.out, "note: %s\n", printable(note))
+	}
+}
+
+// paint writes a line, in a colour where a person reads it.
+func (a *app) paint(colour, line string) {
+	line = cleanCell(line)
+	if a.colour && a.env("NO_COLOR") == "" {
+		line = "\x1b[" + colour + "m" + line + "\x1b[0m"
+	}
+	fmt.Fprintln(a.out, line)
 }
 
 func compare(ctx context.Context, c *client.Client, d document) ([]string, error) {

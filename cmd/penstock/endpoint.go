@@ -42,7 +42,7 @@ func (a *app) endpointCommands() []*cobra.Command {
 			fmt.Fprintf(a.out, "%s is gone\n", args[0])
 			return nil
 		})}
-	return []*cobra.Command{endpoints, group("delete", "Delete things", "  penstock delete endpoint digits", remove)}
+	return []*cobra.Command{endpoints, a.deleteCommand(remove)}
 }
 
 func (a *app) showEndpoint(e api.Endpoint) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -69,10 +70,24 @@ func (a *app) workersCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return list(a, workers, "NAME PID STATE RUNTIME MEMORY RESTARTS INSTANCES CPUS STARTED", func(w api.Worker) []string {
-				return []string{w.Name, positive(int64(w.PID)), w.State, w.Runtime, size(w.Resident), fmt.Sprint(w.Restarts), fmt.Sprint(len(w.Instances)), processors(w.Processors), when(w.Started)}
+			return list(a, workers, "NAME POOL PID STATE RUNTIME MEMORY RESTARTS INSTANCES CPUS HELD STARTED", func(w api.Worker) []string {
+				return []string{w.Name, cmp.Or(w.Pool, "shared"), positive(int64(w.PID)), w.State, w.Runtime, size(w.Resident), fmt.Sprint(w.Restarts), fmt.Sprint(len(w.Instances)), processors(w.Processors), confined(w.Confinement), when(w.Started)}
 			})
 		})})
+}
+
+// confined names what a worker is kept from, or limited in: "net,files,mem,cpu". How is in -o json.
+func confined(c api.Confinement) string {
+	var parts []string
+	for _, part := range []struct{ name, how string }{{"net", c.Network}, {"files", c.Files}, {"mem", c.Memory}, {"cpu", c.CPU}} {
+		if part.how != "" {
+			parts = append(parts, part.name)
+		}
+	}
+	if len(parts) == 0 {
+		return "no"
+	}
+	return strings.Join(parts, ",")
 }
 
 // processors writes numbers in order as ranges: 0-3,8.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,18 +25,28 @@ const pushFilesMax = 256
 
 type pushFlags struct {
 	tags, metrics, aliases []string
-	card, why              string
+	card, why, label, meta string
+
+	datasets, tools          []string
+	run, derivedFrom, recipe string
 }
 
 func (a *app) pushCommands() []*cobra.Command {
 	var flags pushFlags
-	push := a.withOutput(&cobra.Command{Use: "push PATH MODEL", Short: "Upload a model file or directory as a new version", Args: cobra.ExactArgs(2),
+	var copying copyFlags
+	push := a.withOutput(&cobra.Command{Use: "push PATH MODEL | push REF --to oci://HOST/REPOSITORY:TAG", Short: "Upload a model file or directory as a new version", Args: pushArgs,
 		Long: `Upload a model as a new version. PATH is an ONNX file, or a directory with one and the data files beside it. Only what
-the server does not hold yet is sent. The same content again is the same version.`,
+the server does not hold yet is sent. The same content again is the same version.
+
+With --to the server copies a version that it has to another registry.`,
 		Example: `  penstock push model.onnx digits
   penstock push model.onnx digits --alias champion --metric accuracy=0.978 --tag data=2026-01
-  penstock push ./exported digits --card README.md`,
+  penstock push ./exported digits --card README.md --meta meta.yaml --label 1.2.0
+  penstock push digits@2 --to oci://registry.example/models/digits:v2 --referrers`,
 		RunE: a.asks(func(ctx context.Context, c *client.Client, args []string) error {
+			if copying.to != "" {
+				return a.copyOut(ctx, c, args[0], copying)
+			}
 			return a.push(ctx, c, args[0], args[1], flags)
 		})})
 	f := push.Flags()
@@ -43,8 +54,17 @@ the server does not hold yet is sent. The same content again is the same version
 	f.StringArrayVar(&flags.metrics, "metric", nil, "measured figure NAME=NUMBER; may be repeated")
 	f.StringArrayVar(&flags.aliases, "alias", nil, "alias to move to the new version; may be repeated")
 	f.StringVar(&flags.card, "card", "", "file with the model card, Markdown")
+	f.StringVar(&flags.meta, "meta", "", "YAML or JSON file with task, owner, licence, description, keywords, framework, datasets, base_models, results, tags, metrics, label")
+	f.StringVar(&flags.label, "label", "", "semantic version such as 1.2.0, unique in the model")
 	f.StringVar(&flags.why, "why", "", "reason, kept in the alias history")
-	return []*cobra.Command{push, a.pullCommand()}
+	f.StringVar(&copying.to, "to", "", "copy the version REF to oci://HOST/REPOSITORY:TAG")
+	copying.add(push)
+	f.StringArrayVar(&flags.datasets, "from-dataset", nil, "data set that it was trained on, NAME or NAME@VERSION; may be repeated")
+	f.StringVar(&flags.run, "run", "", "training run that it came from")
+	f.StringVar(&flags.derivedFrom, "derived-from", "", "version that it was made of, a reference")
+	f.StringVar(&flags.recipe, "recipe", "", "how it was made or derived, such as quantize-int8")
+	f.StringArrayVar(&flags.tools, "tool", nil, "tool that made it, NAME=VERSION; may be repeated")
+	return []*cobra.Command{push, a.pullCommand(), a.metaCommand(), a.gateCommand()}
 }
 
 func (a *app) push(ctx context.Context, c *client.Client, path, name string, flags pushFlags) error {
@@ -77,9 +97,23 @@ func (a *app) push(ctx context.Context, c *client.Client, path, name string, fla
 }
 
 func (f pushFlags) upload() (up api.Upload, err error) {
+	if f.meta != "" {
+		if err := readMeta(f.meta, &up); err != nil {
+			return up, err
+		}
+	}
 	up.Why = f.why
-	if up.Tags, err = pairs("tag", f.tags); err != nil {
+	if f.label != "" {
+		up.Label = f.label
+	}
+	tags, err := pairs("tag", f.tags)
+	if err != nil {
 		return up, err
+	}
+	if up.Tags == nil {
+		up.Tags = tags
+	} else {
+		maps.Copy(up.Tags, tags)
 	}
 	metrics, err := pairs("metric", f.metrics)
 	if err != nil {
@@ -94,6 +128,13 @@ func (f pushFlags) upload() (up api.Upload, err error) {
 			up.Metrics = make(map[string]float64)
 		}
 		up.Metrics[k] = n
+	}
+	tools, err := pairs("tool", f.tools)
+	if err != nil {
+		return up, err
+	}
+	if len(f.datasets)+len(tools) > 0 || f.run+f.derivedFrom+f.recipe != "" {
+		up.Lineage = &api.LineageClaim{Datasets: f.datasets, Run: f.run, DerivedFrom: f.derivedFrom, Recipe: f.recipe, Tools: tools}
 	}
 	for _, alias := range f.aliases {
 		if err := api.CheckName("alias", alias); err != nil {
@@ -205,6 +246,7 @@ func (a *app) uploadMissing(ctx context.Context, c *client.Client, file localFil
 
 func (a *app) pullCommand() *cobra.Command {
 	var directory string
+	var signatures bool
 	cmd := a.withOutput(&cobra.Command{Use: "pull REF", Short: "Download the files of a version", Args: cobra.ExactArgs(1),
 		Example: `  penstock pull digits@2
   penstock pull digits:champion --to ./champion`,
@@ -222,6 +264,11 @@ func (a *app) pullCommand() *cobra.Command {
 					return fmt.Errorf("pull %s: %w", artifact.Path, err)
 				}
 			}
+			if signatures {
+				if err := a.pullSignatures(ctx, c, version, directory); err != nil {
+					return fmt.Errorf("pull the signatures: %w", err)
+				}
+			}
 			return a.print(version.Artifacts, func() {
 				for _, artifact := range version.Artifacts {
 					fmt.Fprintf(a.out, "%s  %s\n", printable(filepath.Join(directory, artifact.Path)), size(artifact.Size))
@@ -229,6 +276,7 @@ func (a *app) pullCommand() *cobra.Command {
 			})
 		})})
 	cmd.Flags().StringVar(&directory, "to", ".", "directory to write into")
+	cmd.Flags().BoolVar(&signatures, "signatures", false, "pull the signatures too, for `penstock verify` without a server")
 	return cmd
 }
 

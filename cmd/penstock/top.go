@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -284,15 +285,37 @@ func drawTop(s api.Statistics, width int) []string {
 		}
 		columns = append(append([]column(nil), columns[:least]...), columns[least+1:]...)
 	}
+	lines = append(lines, drawShares(s.Shares)...)
 	if len(s.Workers) == 0 {
 		return lines
 	}
-	rows := [][]string{{"WORKER", "STATE", "MEMORY", "FLIGHT", "MODELS", "RESTARTS", "PID"}}
+	rows := [][]string{{"WORKER", "POOL", "STATE", "MEMORY", "FLIGHT", "MODELS", "RESTARTS", "PID", "HELD"}}
 	for _, w := range s.Workers {
-		rows = append(rows, []string{cleanCell(w.Name), cleanCell(w.State), size(w.Resident), number(float64(w.InFlight)),
-			number(float64(len(w.Instances))), number(float64(w.Restarts)), fmt.Sprint(w.PID)})
+		rows = append(rows, []string{cleanCell(w.Name), cleanCell(cmp.Or(w.Pool, "shared")), cleanCell(w.State), size(w.Resident), number(float64(w.InFlight)),
+			number(float64(len(w.Instances))), number(float64(w.Restarts)), fmt.Sprint(w.PID), confined(w.Confinement)})
 	}
-	return append(append(lines, ""), align(rows)...)
+	lines = append(append(lines, ""), align(rows)...)
+	if s.Memory != nil {
+		lines = append(lines, "", memoryLine(s.Memory))
+	}
+	return lines
+}
+
+// sharesMost bounds the tenants that are drawn; -o json has all.
+const sharesMost = 10
+
+// drawShares shows what the tenants that used most have of the workers.
+func drawShares(shares []api.TenantShare) []string {
+	if len(shares) == 0 {
+		return nil
+	}
+	rows := [][]string{{"TENANT", "WEIGHT", "SHARE", "COMPUTED", "WAITING", "RUNNING", "OVER", "LATE", "SHED"}}
+	for _, t := range shares[:min(len(shares), sharesMost)] {
+		rows = append(rows, []string{cleanCell(string(t.Tenant)), fmt.Sprint(t.Weight), fmt.Sprintf("%.1f%%", 100*t.Part), brief(t.Spent),
+			number(float64(t.Waiting)), number(float64(t.Running)),
+			number(float64(t.Refused["over_share"])), number(float64(t.Refused["too_late"])), number(float64(t.Refused["shed"]))})
+	}
+	return append([]string{""}, align(rows)...)
 }
 
 // align pads cells to columns: names to the left, figures to the right.
@@ -313,7 +336,7 @@ func align(rows [][]string) []string {
 				b.WriteString("  ")
 				fallthrough
 			default:
-				if i == 0 || title == "STATE" || title == "RECENT" {
+				if i == 0 || title == "STATE" || title == "POOL" || title == "RECENT" {
 					b.WriteString(cell + pad)
 				} else {
 					b.WriteString(pad + cell)

@@ -19,6 +19,7 @@ func TestTopFitsItsWidth(t *testing.T) {
 		{Endpoint: "digits", Rate: 48_231, Errors: .04, P50: 812 * time.Microsecond, P95: 12 * time.Millisecond, P99: 1200 * time.Millisecond, Rows: 15.9,
 			CacheAsked: 1, CacheHits: .914, CacheBytes: 77 << 20, CacheLimit: 1 << 30, InFlight: 31, Recent: []float64{0, 1, 2, 3, 4, 5, 6, 7, 8}},
 		{Endpoint: "a-name-that-is-rather-long\x1b[31m", Recent: []float64{}}},
+		Shares:  []api.TenantShare{{Tenant: "acme\x1b[31m", Weight: 4, Part: .712, Spent: 38 * time.Second, Waiting: 11, Refused: map[string]int64{"over_share": 310}}},
 		Workers: []api.WorkerStatistics{{Worker: api.Worker{Name: "w1", State: "ready", PID: 4242, Resident: 190 << 20, Instances: []string{"i"}}, InFlight: 3}}}
 	for width := 20; width <= 220; width++ {
 		picture := string(frame(drawTop(s, width), width, 50))
@@ -33,7 +34,7 @@ func TestTopFitsItsWidth(t *testing.T) {
 		}
 	}
 	wide := strings.Join(drawTop(s, 0), "\n")
-	for _, want := range []string{"48.2k", "812us", "12.0ms", "1.2s", "91%", "77.0 MiB", " ▁▂▃▄▅▆▇█", "w1", "190.0 MiB", "2 endpoints"} {
+	for _, want := range []string{"48.2k", "812us", "12.0ms", "1.2s", "91%", "77.0 MiB", " ▁▂▃▄▅▆▇█", "w1", "190.0 MiB", "2 endpoints", "71.2%", "310", "38.0s"} {
 		if !strings.Contains(wide, want) {
 			t.Errorf("%q is not in\n%s", want, wide)
 		}

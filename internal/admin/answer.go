@@ -33,12 +33,16 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) endpoint(r *route) http.Handler {
 	return s.walk(r, func(q *request) error {
 		if err := q.admit(); err != nil {
+			q.refusedKey(err)
 			return err
 		}
 		if err := q.checkPath(); err != nil {
 			return err
 		}
 		if err := q.checkQuery(); err != nil {
+			return err
+		}
+		if err := q.begin(); err != nil {
 			return err
 		}
 		return r.serve(q)
@@ -138,6 +142,7 @@ type answerWriter struct {
 	override int // status in place of the one that the error's kind has
 	bytes    int64
 	code     api.Code
+	first    func() // called before the first byte of the answer
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -145,14 +150,23 @@ func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader keeps the status.
 func (w *answerWriter) WriteHeader(status int) {
+	w.begin()
 	if w.status == 0 {
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
+func (w *answerWriter) begin() {
+	if first := w.first; first != nil {
+		w.first = nil
+		first()
+	}
+}
+
 // Write counts the bytes.
 func (w *answerWriter) Write(b []byte) (int, error) {
+	w.begin()
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}

@@ -21,7 +21,7 @@ const (
 const backupHold = 64 << 10
 
 func (s *Server) backupRoutes() []route {
-	r := route{method: http.MethodGet, path: "/backup", id: "backup", tag: "server", scope: api.ScopeAdmin, reach: serverWide,
+	r := route{method: http.MethodGet, path: "/backup", id: "backup", tag: "server", scope: api.ScopeAdmin, reach: serverWide, sensitive: true,
 		summary: "Stream a backup of the whole data directory",
 		detail: "A tar stream. The trailers " + backupDigestTrailer + " and " + backupSizeTrailer +
 			" follow it; a stream without them is cut short and must not be kept.",

@@ -10,9 +10,9 @@ import (
 	"github.com/penstock/penstock/api"
 )
 
-// Blobs takes uploaded bytes and says which are there.
+// Blobs takes uploaded bytes and says which are there. length is what was announced, -1 when nothing was.
 type Blobs interface {
-	PutBlob(ctx context.Context, p *api.Principal, r io.Reader, want api.Digest) (api.Digest, int64, error)
+	PutBlob(ctx context.Context, p *api.Principal, r io.Reader, want api.Digest, length int64) (api.Digest, int64, error)
 	StatBlob(ctx context.Context, p *api.Principal, d api.Digest) (int64, error)
 }
 
@@ -57,7 +57,7 @@ func (q *request) putBlob() (api.BlobInfo, error) {
 	if err != nil {
 		return api.BlobInfo{}, err
 	}
-	digest, size, err := q.server.cfg.Blobs.PutBlob(q.Context(), q.principal, body, want)
+	digest, size, err := q.server.cfg.Blobs.PutBlob(q.Context(), q.principal, body, want, q.ContentLength)
 	return api.BlobInfo{Digest: digest, Size: size}, err
 }
 

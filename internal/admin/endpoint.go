@@ -46,17 +46,24 @@ func (s *Server) endpointRoutes() []route {
 				return e, err
 			}),
 		call(route{method: http.MethodPut, path: endpointPath, id: "deploy", tag: "endpoints", scope: api.ScopeWrite,
-			summary: "Deploy: make or change an endpoint", headers: conditionHeaders,
+			summary: "Deploy: make or change an endpoint", headers: conditionHeaders, look: lookEndpoint,
 			detail: "Answers 202 with the release as soon as it is recorded; with wait, 200 once it is final. A release that failed is an answer, not an error.",
 			query:  []parameter{waitParameter}, status: http.StatusAccepted, also: http.StatusOK,
 			errors: []api.Code{api.CodeModelNotFound, api.CodeVersionNotFound, api.CodeAliasNotFound, api.CodeBusy, api.CodeStale, api.CodeExists, api.CodeQuarantined, api.CodeQueueFull}},
 			s.deploy),
 		call(route{method: http.MethodDelete, path: endpointPath, id: "deleteEndpoint", tag: "endpoints", scope: api.ScopeWrite,
-			summary: "Delete an endpoint with its history", headers: conditionHeaders[:1], errors: []api.Code{api.CodeEndpointNotFound, api.CodeStale}},
+			summary: "Delete an endpoint with its history", headers: conditionHeaders[:1], look: lookEndpoint, errors: []api.Code{api.CodeEndpointNotFound, api.CodeStale}},
 			func(ctx context.Context, q *request, _ *nothing) (nothing, error) {
 				return nothing{}, s.deleteEndpoint(ctx, q)
 			}),
 	}
+}
+
+func lookEndpoint(ctx context.Context, q *request) any {
+	if e, err := q.server.cfg.Endpoints.Endpoint(ctx, q.tenant, q.endpoint()); err == nil {
+		return e
+	}
+	return nil
 }
 
 func (s *Server) deploy(ctx context.Context, q *request, in *api.DeployRequest) (api.Release, error) {

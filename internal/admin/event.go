@@ -71,10 +71,6 @@ func (s *Server) awaitEvents(ctx context.Context, tenant api.TenantID, after int
 	poll := time.NewTicker(s.cfg.EventPoll)
 	defer poll.Stop()
 	for {
-		var hint <-chan struct{}
-		if s.cfg.EventHint != nil {
-			hint = s.cfg.EventHint() // before asking, so that what comes between is not missed
-		}
 		events, err := s.cfg.Events.Events(ctx, tenant, after, limit)
 		if ctx.Err() != nil {
 			return events, nil
@@ -85,7 +81,6 @@ func (s *Server) awaitEvents(ctx context.Context, tenant api.TenantID, after int
 		select {
 		case <-ctx.Done():
 			return nil, nil
-		case <-hint:
 		case <-poll.C:
 		}
 	}

@@ -113,11 +113,7 @@ func (q *request) claim(key string, body []byte) (stored *Reply, claimed bool, _
 // finish keeps the answer. When it cannot be kept the work is done all the same, so the caller gets its answer.
 func (q *request) finish(key string, out any) bool {
 	status := q.successStatus()
-	if secret, ok := out.(api.NewKey); ok {
-		secret.Secret = "" // a secret is shown once and stored nowhere
-		out = secret
-	}
-	text, err := encodeJSON(out)
+	text, err := encodeJSON(withoutSecret(out))
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(q.Context()), q.patience())
 		defer cancel()
@@ -128,6 +124,19 @@ func (q *request) finish(key string, out any) bool {
 	}
 	// Also after a failure: to forget the key would let a repetition do the work twice.
 	return true
+}
+
+// withoutSecret takes out of an answer what is shown once and stored nowhere.
+func withoutSecret(out any) any {
+	switch made := out.(type) {
+	case api.NewKey:
+		made.Secret = ""
+		return made
+	case api.NewWebhook:
+		made.Secret = ""
+		return made
+	}
+	return out
 }
 
 func (q *request) forget(key string) {

@@ -216,4 +216,5 @@ var pathDocs = map[string]string{
 	"tenant": "Name of the tenant; the key's own.", "id": "Identifier of the key.", "digest": "sha256: and 64 hex digits.",
 	"model": "Name of the model.", "version": "Number, alias, digest, or `latest`.", "path": "Path of the artifact in the version.",
 	"alias": "Name of the alias.", "endpoint": "Name of the endpoint.", "release": "Number of the release.",
+	"webhook": "Identifier of the webhook.",
 }

@@ -18,7 +18,7 @@ const (
 )
 
 // paths below a tenant and their nouns; the names in them are checked before a handler runs.
-var pathNames = map[string]string{"model": "model", "endpoint": "endpoint", "alias": "alias"}
+var pathNames = map[string]string{"model": "model", "endpoint": "endpoint", "alias": "alias", "mirror": "mirror", "reader": "tenant"}
 
 var (
 	limitParameter  = parameter{name: "limit", doc: "Most items to give, 1 to 1000; 100 when left out.", kind: "integer"}

@@ -28,7 +28,7 @@ func (s *Server) releaseRoutes() []route {
 				return s.cfg.Releases.Rollback(ctx, q.principal, q.endpoint(), in.To, in.Why)
 			}),
 		call(route{method: http.MethodPost, path: endpointPath + "/abort", id: "abort", tag: "releases", scope: api.ScopeWrite,
-			summary: "Stop the release under way", errors: []api.Code{api.CodeEndpointNotFound, api.CodeNoRelease}},
+			summary: "Stop the release under way", look: lookEndpoint, errors: []api.Code{api.CodeEndpointNotFound, api.CodeNoRelease}},
 			func(ctx context.Context, q *request, _ *nothing) (api.Release, error) {
 				return s.cfg.Releases.Abort(ctx, q.principal, q.endpoint())
 			}),

@@ -31,7 +31,10 @@ type route struct {
 	in, out     reflect.Type // JSON bodies; nil when there is none
 	inBytes     bool         // takes application/octet-stream, alone or beside JSON
 	outMedia    string       // media type of an answer that is not JSON
-	outlivesLog bool         // goes on without the idempotency store: it must work when the database is down
+	outlivesLog bool         // goes on without the idempotency store and the audit: it must work when the database is down
+	sensitive   bool         // is in the audit although it changes nothing
+
+	look func(ctx context.Context, q *request) any // what is there before a change, for the audit; nil: nothing is asked
 
 	serve func(*request) error
 }
@@ -64,6 +67,10 @@ type request struct {
 	tenant    api.TenantID
 	values    map[string][]string // query, checked against the route
 	status    int                 // chosen by the handler in place of the route's
+	record    *api.AuditRecord    // of the change under way, until its end is written
+	out       any                 // what the handler gave, for the audit
+	reason    string              // why, in the caller's words
+	about     string              // what it is about, where neither path nor answer says so
 }
 
 // nothing is the body of calls that take or give none.
@@ -85,6 +92,7 @@ func call[I, O any](r route, do func(context.Context, *request, *I) (O, error)) 
 			if body, err = q.readJSON(in); err != nil {
 				return err
 			}
+			q.reason = whyOf(in)
 		}
 		run := func() (any, error) { return do(q.Context(), q, in) }
 		if q.Method == http.MethodPost {
@@ -102,6 +110,7 @@ func call[I, O any](r route, do func(context.Context, *request, *I) (O, error)) 
 // answer writes a successful answer.
 func (q *request) answer(body any) error {
 	status := q.successStatus()
+	q.out = body
 	if q.route.out == nil {
 		if status == http.StatusOK {
 			status = http.StatusNoContent

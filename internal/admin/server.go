@@ -27,19 +27,27 @@ type Config struct {
 	Models      Models      // registry
 	Versions    Versions    // registry
 	Aliases     Aliases     // registry
+	Search      Search      // registry
+	Referrers   Referrers   // registry
+	Trust       Trust       // registry
+	Lineage     Lineage     // lineage
 	Endpoints   Endpoints   // rollout
 	Releases    Releases    // rollout
+	Collections Collections // registry
+	Keeping     Keeping     // registry
 	Events      Events      // store
 	Exchanges   Exchanges   // observe
 	Workers     Workers     // fleet
+	Loaded      Loaded      // fleet
 	Statistics  Statistics  // observe, with what serve and fleet know
+	Transfers   Transfers   // mirror; nil: nothing is copied to or from other registries
+	Mirrors     Mirrors     // mirror; nil: there are none
+	Webhooks    Webhooks    // hook; nil: this server has none
+	Audit       Audit       // audit; nil: nothing is recorded
 	Idempotency Idempotency // store; nil: an Idempotency-Key is refused as unsupported
 
 	// Backup streams the whole data directory, with the blobs or without; nil: not done by this server.
 	Backup func(ctx context.Context, w io.Writer, withoutBlobs bool) error
-	// EventHint gives a channel that is closed when the next event was appended; nil: events are asked for every
-	// EventPoll. A hint may be lost: the poll goes on beside it.
-	EventHint func() <-chan struct{}
 
 	Name    string       // of the server, for /version
 	Version string       // of Penstock
@@ -60,9 +68,11 @@ type Config struct {
 func (c *Config) Validate() error {
 	var faults []error
 	for name, missing := range map[string]bool{"Guard": c.Guard == nil, "Tenants": c.Tenants == nil, "Keys": c.Keys == nil,
-		"Blobs": c.Blobs == nil, "Models": c.Models == nil, "Versions": c.Versions == nil, "Aliases": c.Aliases == nil,
-		"Endpoints": c.Endpoints == nil, "Releases": c.Releases == nil, "Events": c.Events == nil,
-		"Exchanges": c.Exchanges == nil, "Workers": c.Workers == nil, "Statistics": c.Statistics == nil} {
+		"Blobs": c.Blobs == nil, "Models": c.Models == nil, "Versions": c.Versions == nil, "Aliases": c.Aliases == nil, "Search": c.Search == nil,
+		"Referrers": c.Referrers == nil,
+		"Trust":     c.Trust == nil, "Lineage": c.Lineage == nil, "Endpoints": c.Endpoints == nil, "Releases": c.Releases == nil,
+		"Collections": c.Collections == nil, "Keeping": c.Keeping == nil, "Events": c.Events == nil,
+		"Exchanges": c.Exchanges == nil, "Workers": c.Workers == nil, "Loaded": c.Loaded == nil, "Statistics": c.Statistics == nil} {
 		if missing {
 			faults = append(faults, errors.New("admin: "+name+" is missing"))
 		}
@@ -102,7 +112,9 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.Logger, mux: http.NewServeMux(), schemas: newSchemas(),
 		streams: make(chan struct{}, cfg.StreamsMax), drained: make(chan struct{})}
 	for _, noun := range [][]route{s.aboutRoutes(), s.tenantRoutes(), s.keyRoutes(), s.blobRoutes(), s.modelRoutes(),
-		s.versionRoutes(), s.aliasRoutes(), s.endpointRoutes(), s.releaseRoutes(), s.logRoutes(), s.statisticsRoutes(), s.eventRoutes(), s.backupRoutes()} {
+		s.versionRoutes(), s.referrerRoutes(), s.trustRoutes(), s.lineageRoutes(), s.aliasRoutes(), s.searchRoutes(), s.endpointRoutes(), s.releaseRoutes(), s.logRoutes(),
+		s.statisticsRoutes(), s.loadedRoutes(), s.eventRoutes(), s.webhookRoutes(), s.auditRoutes(), s.backupRoutes(), s.collectionRoutes(),
+		s.trashRoutes(), s.retentionRoutes(), s.quotaRoutes(), s.transferRoutes(), s.mirrorRoutes()} {
 		s.routes = append(s.routes, noun...)
 	}
 	s.mount()

@@ -41,7 +41,8 @@ func (s *Server) getStatistics(_ context.Context, q *request, _ *nothing) (api.S
 	}
 	out := s.cfg.Statistics.Statistics(q.tenant, span)
 	if q.principal.Tenant != api.DefaultTenant || !q.principal.Allows(api.ScopeAdmin) {
-		out.Workers = nil
+		out.Workers, out.Memory = nil, nil
+		out.Shares = slices.DeleteFunc(out.Shares, func(t api.TenantShare) bool { return t.Tenant != q.tenant })
 	}
 	slices.SortFunc(out.Endpoints, func(a, b api.EndpointStatistics) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
 	if out.Endpoints == nil {
@@ -51,6 +52,9 @@ func (s *Server) getStatistics(_ context.Context, q *request, _ *nothing) (api.S
 		if out.Endpoints[i].Recent == nil {
 			out.Endpoints[i].Recent = []float64{}
 		}
+	}
+	if out.Shares == nil {
+		out.Shares = []api.TenantShare{}
 	}
 	if out.Workers == nil {
 		out.Workers = []api.WorkerStatistics{}

@@ -17,7 +17,10 @@ type Versions interface {
 	Commit(ctx context.Context, p *api.Principal, m api.ModelName, up api.Upload) (_ api.Version, created bool, _ error)
 	Resolve(ctx context.Context, t api.TenantID, ref api.Ref) (api.Version, error)
 	Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error)
-	SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error)
+	SetTags(ctx context.Context, p *api.Principal, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error)
+	SetMetadata(ctx context.Context, p *api.Principal, ref api.Ref, in api.MetadataRequest, ifChanges int64) (api.Version, error)
+	Diff(ctx context.Context, t api.TenantID, from, to api.Ref) (api.VersionDiff, error)
+	WriteGate(ctx context.Context, p *api.Principal, ref api.Ref, in api.GateRequest) (api.Version, error)
 	OpenArtifact(ctx context.Context, t api.TenantID, ref api.Ref, path string) (api.Artifact, io.ReadSeekCloser, error)
 }
 
@@ -57,8 +60,9 @@ func (s *Server) versionRoutes() []route {
 				wholeVersion(&v)
 				return v, err
 			}),
+		s.metadataRoute(), s.gateRoute(), s.diffRoute(),
 		call(route{method: http.MethodPatch, path: versionPath + "/tags", id: "setTags", tag: "versions", scope: api.ScopeWrite,
-			summary: "Change tags", errors: []api.Code{api.CodeModelNotFound, api.CodeVersionNotFound, api.CodeAliasNotFound}},
+			summary: "Change tags", look: lookVersion, errors: []api.Code{api.CodeModelNotFound, api.CodeVersionNotFound, api.CodeAliasNotFound}},
 			func(ctx context.Context, q *request, in *api.TagsRequest) (v api.Version, err error) {
 				ref, err := q.ref()
 				if err != nil {
@@ -67,12 +71,80 @@ func (s *Server) versionRoutes() []route {
 				if v, err = s.cfg.Versions.Resolve(ctx, q.tenant, ref); err != nil {
 					return v, err
 				}
-				v, err = s.cfg.Versions.SetTags(ctx, q.tenant, v.Model, v.Number, in.Set, in.Remove)
+				v, err = s.cfg.Versions.SetTags(ctx, q.principal, v.Model, v.Number, in.Set, in.Remove)
 				wholeVersion(&v)
 				return v, err
 			}),
 		artifact,
 	}
+}
+
+func lookVersion(ctx context.Context, q *request) any {
+	ref, err := q.ref()
+	if err != nil {
+		return nil
+	}
+	if v, err := q.server.cfg.Versions.Resolve(ctx, q.tenant, ref); err == nil {
+		return v
+	}
+	return nil
+}
+
+// metadataRoute changes what may change. Its ETag is Version.Changes.
+func (s *Server) metadataRoute() route {
+	return call(route{method: http.MethodPatch, path: versionPath + "/metadata", id: "setMetadata", tag: "versions", scope: api.ScopeWrite,
+		summary: "Change notes and label", detail: "A field that is left out stays. What made the version (origin, signature, metrics of the push, card) never changes.",
+		headers: conditionHeaders[:1], look: lookVersion, errors: []api.Code{api.CodeModelNotFound, api.CodeVersionNotFound, api.CodeStale, api.CodeExists}},
+		func(ctx context.Context, q *request, in *api.MetadataRequest) (v api.Version, err error) {
+			ref, err := q.ref()
+			if err != nil {
+				return v, err
+			}
+			changes, err := q.condition(func() (int64, error) { return -1, nil })
+			if err != nil {
+				return v, err
+			}
+			v, err = s.cfg.Versions.SetMetadata(ctx, q.principal, ref, *in, changes)
+			if err == nil {
+				q.setETag(v.Changes)
+			}
+			wholeVersion(&v)
+			return v, err
+		})
+}
+
+// diffRoute compares with another version of the tenant, perhaps of another model.
+func (s *Server) diffRoute() route {
+	return call(route{method: http.MethodGet, path: versionPath + "/diff", id: "diffVersions", tag: "versions", scope: api.ScopeRead,
+		summary: "Compare two versions", detail: "Signature, graph, parameters, metadata, metrics and files; at most 200 changes of each are listed.",
+		query:  []parameter{{name: "with", doc: "Reference of the other version, such as fraud@3 or fraud:champion."}},
+		errors: []api.Code{api.CodeModelNotFound, api.CodeVersionNotFound, api.CodeAliasNotFound, api.CodeModelRefused}},
+		func(ctx context.Context, q *request, _ *nothing) (d api.VersionDiff, err error) {
+			from, err := q.ref()
+			if err != nil {
+				return d, err
+			}
+			to, err := api.ParseRef(q.param("with"))
+			if err != nil {
+				return d, err
+			}
+			return s.cfg.Versions.Diff(ctx, q.tenant, from, to)
+		})
+}
+
+func (s *Server) gateRoute() route {
+	return call(route{method: http.MethodPost, path: versionPath + "/gates", id: "writeGate", tag: "versions", scope: api.ScopeGate,
+		summary: "Write what a gate found", detail: "The last result of each gate counts; rules of aliases ask for it.", look: lookVersion,
+		errors: []api.Code{api.CodeModelNotFound, api.CodeVersionNotFound, api.CodeAliasNotFound, api.CodeTooLarge}},
+		func(ctx context.Context, q *request, in *api.GateRequest) (v api.Version, err error) {
+			ref, err := q.ref()
+			if err != nil {
+				return v, err
+			}
+			v, err = s.cfg.Versions.WriteGate(ctx, q.principal, ref, *in)
+			wholeVersion(&v)
+			return v, err
+		})
 }
 
 // commitRoute takes either the list of uploaded blobs as JSON, or the one file itself.
@@ -143,7 +215,13 @@ func (q *request) ref() (api.Ref, error) {
 	case text == "latest":
 	case api.Digest(text).Valid():
 		ref.Digest = api.Digest(text)
+	case text[0] == '^' || text[0] == '~':
+		ref.Label = text
+		return ref, api.CheckLabelRef(text)
 	default:
+		if api.LooksLikeLabel(text) && api.CheckLabelRef(text) == nil {
+			ref.Label = text // or else an alias that looks like one
+		}
 		if err := api.CheckName("alias", text); err != nil {
 			return ref, err
 		}

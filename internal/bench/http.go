@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/penstock/penstock/internal/socket"
 )
 
 const (
@@ -72,6 +74,7 @@ func (c *httpCaller) connect(ctx context.Context) (err error) {
 }
 
 func (c *httpCaller) attach(ctx context.Context, conn net.Conn) {
+	conn = socket.Poll(conn) // the less the generator takes, the more it measures of others
 	c.conn, c.late = conn, time.Time{}
 	if c.in == nil {
 		c.in = bufio.NewReaderSize(conn, lineMax)

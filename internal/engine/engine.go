@@ -39,6 +39,24 @@ type Engine interface {
 	Close() error
 }
 
+// Busy is how many runs an engine has in hand, also those whose callers gave up. Engines that cannot tell, since they end
+// with the server, have none.
+func Busy(e Engine) int {
+	if b, ok := e.(interface{ Busy() int }); ok {
+		return b.Busy()
+	}
+	return 0
+}
+
+// Fault says why an engine is of no use although what runs it had not ended by itself: a run that does not end, answers that
+// cannot be trusted. nil for others, and for engines that cannot tell.
+func Fault(e Engine) error {
+	if f, ok := e.(interface{ Fault() error }); ok {
+		return f.Fault()
+	}
+	return nil
+}
+
 // Load names a model file on this machine and how to hold it.
 type Load struct {
 	Instance string // chosen by the caller, unique in the engine
@@ -47,6 +65,10 @@ type Load struct {
 	Warm     bool   // run once on made-up inputs, dynamic dimensions 1, before it counts as loaded
 	Options  api.LoadOptions
 	Members  []Member // the files of Options.Chain, in the place of Path
+
+	// Known is what an earlier load of the same file with the same options made of Options.Batching: it is not found out
+	// again. nil: nothing is known.
+	Known *api.BatchPlan
 }
 
 // Member is the file of one version that a chain runs.
@@ -60,6 +82,7 @@ type Loaded struct {
 	Signature api.Signature
 	LoadTime  time.Duration
 	WarmTime  time.Duration
+	Bytes     int64          // memory that the instance takes, by the runtime's own statistics; 0: unknown
 	Batch     *api.BatchPlan // what became of Options.Batching; nil from an engine that does not batch
 }
 
@@ -69,6 +92,12 @@ type Request struct {
 	Inputs   []tensor.Tensor
 	Outputs  []string
 	Priority int // level, 1 the highest; 0 is the instance's default
+
+	Expect time.Duration // what the run usually takes; 0: not known
+
+	// Limit is how long a run may take that is told to end because ctx ended earlier: a caller who gives up soon is no
+	// reason to give up the worker. 0: ctx alone counts.
+	Limit time.Duration
 }
 
 // Answer holds the outputs and where the time went: Queue is waiting inside the engine, Compute is inside the runtime.
@@ -102,6 +131,7 @@ type Stats struct {
 	PID       int             // process that holds the models
 	Runtime   string          // name and version of the runtime, "onnxruntime 1.30.0"
 	Resident  int64           // bytes resident of that process
+	Private   int64           // of these, bytes that it shares with nobody and with no file
 	Instances []InstanceStats // what is loaded, ordered by name
 }
 
@@ -112,4 +142,5 @@ type InstanceStats struct {
 	Requests int64
 	Failures int64
 	Compute  time.Duration // summed
+	Bytes    int64         // memory that it takes; 0: unknown
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/process"
+	"github.com/penstock/penstock/internal/fleet/cache"
 	"github.com/penstock/penstock/internal/provider"
 	"github.com/penstock/penstock/internal/reconcile"
 )
@@ -46,6 +47,8 @@ type Meter interface {
 	WorkerLost(worker, reason string)
 	ModelLoaded(subject string, load, warm time.Duration)
 	LoadFailed(subject string, code api.Code)
+	ModelEvicted(reason string)
+	ColdStart(phases api.ColdStart)
 }
 
 // The environment of a worker: what it has to know and must not stand on a command line that others can read.
@@ -59,17 +62,21 @@ const InProcess = "inproc"
 
 // Config tunes a controller. Zero fields take their defaults.
 type Config struct {
-	Workers    int      // worker processes; default 2
-	Processors [][]int  // of each worker, in order, that it alone runs on; nil or short: all of this process
-	Executable string   // program of the workers, run as `worker --socket PATH`
-	Env        []string // added to the workers' environment, KEY=value
-	CacheDir   string   // given to workers as CacheVariable
-	Dir        string   // directory for sockets, made private; default a temporary one, since socket paths are short
+	Workers     int      // worker processes; default 2
+	Pools       int      // most pools of workers that hold one tenant's or endpoint's models alone; default 0
+	PoolWorkers int      // worker processes of each pool; default 1
+	Processors  [][]int  // of each worker, in order, that it alone runs on; nil or short: all of this process
+	Executable  string   // program of the workers, run as `worker --socket PATH`
+	Env         []string // added to the workers' environment, KEY=value
+	CacheDir    string   // given to workers as CacheVariable
+	Dir         string   // directory for sockets, made private; default a temporary one, since socket paths are short
 
 	InProcess engine.Engine // instead of workers; stays its giver's to close
 
 	Limits provider.Limits // of each worker
-	Hop    process.Config  // connections to each worker
+	// Sandbox, when set, is what workers may read; the folder of their sockets is added. nil: whatever this process may.
+	Sandbox *provider.Sandbox
+	Hop     process.Config // connections to each worker
 
 	Drain        time.Duration // from unwanted to unloaded; default 2 s
 	Unload       time.Duration // of one attempt to unload, while requests hold the instance; default 5 s
@@ -80,13 +87,20 @@ type Config struct {
 	Health       time.Duration // a worker that does not answer for so long is killed; default 10 s
 	Probes       int           // throw-away workers at the same time; default 2
 
+	Bloat  int64         // bytes that a worker may take beside its models before it is replaced; default an eighth of Memory, at least 256 MiB
+	Memory cache.Size    // what all loaded models may take together; zero: as much as they want
+	Tidy   time.Duration // between two looks at what is loaded; default 1 s
+	Guard  time.Duration // a model used so shortly ago is not taken away for one used less, nor a copy loaded so shortly ago for a better one; default 10 s
+
 	Provider  provider.Provider
 	Artifacts Artifacts
 	Crashes   Crashes
 	Events    Events
 	Meter     Meter
-	Changed   func()       // hint that State may answer otherwise now; must not block or call back
-	Log       *slog.Logger // default slog.Default()
+	// Entry finds the entry file's digest of a manifest, under which crashes are counted; nil counts by manifest.
+	Entry   func(ctx context.Context, manifest api.Digest) (api.Digest, error)
+	Changed func()       // hint that State may answer otherwise now; must not block or call back
+	Log     *slog.Logger // default slog.Default()
 }
 
 func (c Config) orDefault() Config {
@@ -98,8 +112,14 @@ func (c Config) orDefault() Config {
 	if c.Workers <= 0 {
 		c.Workers = 2
 	}
+	if c.PoolWorkers <= 0 {
+		c.PoolWorkers = 1
+	}
 	if c.Probes <= 0 {
 		c.Probes = 2
+	}
+	if c.Memory == (cache.Size{}) {
+		c.Memory = unlimited
 	}
 	setTime(&c.Drain, 2*time.Second)
 	setTime(&c.Unload, 5*time.Second)
@@ -107,6 +127,7 @@ func (c Config) orDefault() Config {
 	setTime(&c.StartTimeout, 20*time.Second)
 	setTime(&c.StopGrace, 6*time.Second)
 	setTime(&c.Resync, 5*time.Second)
+	setTime(&c.Tidy, time.Second)
 	setTime(&c.Health, 10*time.Second)
 	if c.Changed == nil {
 		c.Changed = func() {}
@@ -137,7 +158,7 @@ func (c *Config) validate() error {
 // Controller owns the workers. Make it with New, then call Run once; every other method may be called at any time.
 type Controller struct {
 	config  Config
-	loop    *reconcile.Loop[string] // keys: a worker's name, or trialKey of a digest
+	loop    *reconcile.Loop[string] // keys: a worker's name, unloadPrefix and one, or trialPrefix and a digest
 	hint    func(key string)        // an event's: may be lost
 	slots   []*slot                 // fixed
 	engines atomic.Pointer[map[string]engine.Engine]
@@ -150,19 +171,27 @@ type Controller struct {
 	mu      sync.Mutex // guards the fields below and those of slots, lives, wants and trials that say so
 	dir     string     // of the sockets; empty while Run does not run
 	stopped bool
-	wants   map[string]*want
+	wants   map[string]*want // by instance
+	owners  map[api.EndpointKey][]*want
 	trials  map[api.Digest]*trial
-}
-
-// want is one instance wanted and what became of it; guarded by Controller.mu.
-type want struct {
-	api.Want
-	places []string       // workers that should hold it
-	batch  *api.BatchPlan // what the last load made of its batching
-	err    *api.Error     // why it cannot be loaded
-	final  bool           // err stays until the want is withdrawn
-	faults int            // passing faults in a row
-	again  time.Time      // no attempt before
+	blames  []blame                   // crashes while serving that nobody has looked at
+	struck  map[api.Digest]strike     // files that crashed once while serving, by the name that served gives them
+	entries map[api.Digest]api.Digest // entry files by manifest
+	pools   []string                  // who uses each, by number; empty for nobody, and for pool 0
+	barred  map[api.Digest]bool       // files quarantined for serving in this life, by the same name as struck
+	cache   *cache.Cache              // what is loaded, and what it may take
+	sums    tally                     // what all wants would take
+	plenty  plenty                    // what there is memory for
+	tidied  time.Time                 // when tidy looked last
+	leaving cache.Size                // of copies that are being unloaded
+	spares  []*held                   // copies that go first when memory is short, as tidy found them; taken from the end
+	woken   map[api.TenantID]woken
+	asked   int64            // requests
+	missed  int64            // of these, those that waited for a load
+	evicted map[string]int64 // by reason
+	told    int64            // of evicted, what events told of
+	toldAt  time.Time
+	news    []api.Event // to be told when mu is given back
 }
 
 // New makes a controller; it starts nothing.
@@ -170,7 +199,11 @@ func New(config Config) (*Controller, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	c := &Controller{config: config.orDefault(), started: make(chan struct{}), stop: make(chan struct{}), wants: map[string]*want{}, trials: map[api.Digest]*trial{}}
+	c := &Controller{config: config.orDefault(), started: make(chan struct{}), stop: make(chan struct{}),
+		wants: map[string]*want{}, owners: map[api.EndpointKey][]*want{}, trials: map[api.Digest]*trial{},
+		struck: map[api.Digest]strike{}, entries: map[api.Digest]api.Digest{}, barred: map[api.Digest]bool{}}
+	c.cache = cache.New(cache.Config{Budget: c.config.Memory, Guard: c.config.Guard})
+	c.plenty, c.evicted, c.woken = forAllCopies, map[string]int64{}, map[api.TenantID]woken{}
 	c.probes = make(chan struct{}, c.config.Probes)
 	c.engines.Store(&map[string]engine.Engine{})
 	names := []string{InProcess}
@@ -181,13 +214,15 @@ func New(config Config) (*Controller, error) {
 		}
 	}
 	for i, name := range names {
-		s := &slot{name: name, state: stateStarting}
+		s := &slot{name: name, number: i, state: stateStarting}
 		if i < len(c.config.Processors) {
 			s.processors = c.config.Processors[i]
 		}
 		c.slots = append(c.slots, s)
 	}
-	c.loop = reconcile.New("fleet", len(c.slots)+c.config.Probes, c.step)
+	c.addPools()
+	c.pools = make([]string, c.config.Pools+1)
+	c.loop = reconcile.New("fleet", 2*len(c.slots)+c.config.Probes+2, c.step)
 	c.hint = c.loop.Hint
 	return c, nil
 }
@@ -207,6 +242,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	for _, s := range c.slots {
 		c.loop.Hint(s.name) // from here on each slot says itself when to come back
 	}
+	c.loop.Hint(blameKey)
+	c.loop.Hint(memoryKey)
 	err = c.loop.Run(ctx)
 
 	c.mu.Lock()
@@ -217,6 +254,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	for _, s := range c.slots {
 		if s.life != nil {
 			running = append(running, s.life)
+		}
+		for _, h := range s.held {
+			c.show(h.want)
 		}
 	}
 	c.mu.Unlock()
@@ -237,47 +277,17 @@ func (c *Controller) hintAll() {
 	}
 }
 
-// SetWants says what should be loaded from now on; it replaces what was said before. Wants with the same instance are
-// one: the first counts.
-func (c *Controller) SetWants(wants []api.Want) {
-	c.mu.Lock()
-	old := c.wants
-	c.wants = make(map[string]*want, len(wants))
-	for _, w := range wants {
-		if c.wants[w.Instance] != nil {
-			continue
-		}
-		next := &want{Want: w, places: c.place(w)}
-		if before := old[w.Instance]; before != nil && before.Digest == w.Digest {
-			next.err, next.final, next.faults, next.again = before.err, before.final, before.faults, before.again
-			next.batch = before.batch
-		}
-		c.wants[w.Instance] = next
-	}
-	now := time.Now()
-	for _, s := range c.slots {
-		s.mark(c.wants, now)
-	}
-	c.forgetTrials()
-	c.mu.Unlock()
-	c.hintAll()
-}
+// unloadPrefix stands before a worker's name in the key that unloads: loads do not wait for it.
+const unloadPrefix = "unload "
 
-// State says what became of a want; the zero state is that of an instance nobody wants.
-func (c *Controller) State(instance string) api.InstanceState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	w := c.wants[instance]
-	if w == nil {
-		return api.InstanceState{}
-	}
-	state := api.InstanceState{Wanted: len(w.places), Err: w.err, Batch: w.batch}
+// InFlight counts the requests that this process has a worker do.
+func (c *Controller) InFlight(worker string) int64 {
 	for _, s := range c.slots {
-		if !c.stopped && s.answers(w) {
-			state.Replicas = append(state.Replicas, api.Replica{Worker: s.name, Instance: instance})
+		if s.name == worker {
+			return s.load.InFlight()
 		}
 	}
-	return state
+	return 0
 }
 
 // Engine finds a worker's engine. It is on the path of every request: one atomic load and one look-up.
@@ -303,12 +313,18 @@ func (c *Controller) Workers() []api.Worker {
 	defer c.mu.Unlock()
 	list := make([]api.Worker, 0, len(c.slots))
 	for _, s := range c.slots {
-		w := api.Worker{Name: s.name, State: s.state, Restarts: s.restarts, Instances: []string{}, Processors: s.processors}
+		if !c.used(s) && s.life == nil {
+			continue
+		}
+		w := api.Worker{Name: s.name, Pool: c.pools[s.pool], State: s.state, Restarts: s.restarts, LastExit: s.exit, Instances: []string{}, Processors: s.processors}
 		if l := s.life; l != nil {
 			w.PID, w.Runtime, w.Resident, w.Started = l.pid, l.runtime, l.resident, api.TimeOf(l.started)
+			w.Confinement = l.confinement()
 		}
-		for instance := range s.held {
-			w.Instances = append(w.Instances, instance)
+		for instance, h := range s.held {
+			if h.stage >= ready {
+				w.Instances = append(w.Instances, instance)
+			}
 		}
 		slices.Sort(w.Instances)
 		list = append(list, w)
@@ -322,9 +338,21 @@ func (c *Controller) step(ctx context.Context, key string) (time.Duration, error
 		c.try(ctx, api.Digest(digest))
 		return 0, nil
 	}
-	i := slices.IndexFunc(c.slots, func(s *slot) bool { return s.name == key })
-	if i < 0 {
+	switch key {
+	case blameKey:
+		c.judge(ctx)
+		return c.config.Resync, nil
+	case memoryKey:
+		c.tidy()
+		return c.config.Tidy, nil
+	}
+	name, unloading := strings.CutPrefix(key, unloadPrefix)
+	i := slices.IndexFunc(c.slots, func(s *slot) bool { return s.name == name })
+	switch {
+	case i < 0:
 		return 0, nil
+	case unloading:
+		return c.clear(ctx, c.slots[i])
 	}
 	return c.tend(ctx, c.slots[i])
 }

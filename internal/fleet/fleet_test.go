@@ -155,10 +155,9 @@ func TestKilledWorkerComesBackWarm(t *testing.T) {
 		clients.Go(func() { hammer(ctx, t, r, wants[i%len(wants)]) })
 	}
 	for range 5 {
-		pid := r.pid("w1")
 		lost := f.lostCount()
 		killed := time.Now()
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		if err := r.kill("w1"); err != nil {
 			t.Fatal(err)
 		}
 		r.await(t, "the loss is seen", func() bool { return f.lostCount() > lost })
@@ -334,7 +333,7 @@ func TestPoisonedRequestAndDeafWorker(t *testing.T) {
 	if len(f.crashes) > 0 {
 		t.Errorf("a death in a request was blamed on loading: %v", f.crashes)
 	}
-	if err := unix.Kill(r.pid("w1"), unix.SIGSTOP); err != nil {
+	if err := r.signal("w1", unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	r.await(t, "the stopped worker is replaced", func() bool { return f.lostCount() == 2 })
@@ -491,9 +490,7 @@ func walk(t *testing.T, r *rig, rounds int, before func()) {
 			}
 			r.SetWants(wanted)
 			if victims := r.Workers(); random.IntN(2) == 0 {
-				if pid := victims[random.IntN(len(victims))].PID; pid > 0 {
-					_ = unix.Kill(pid, unix.SIGKILL)
-				}
+				_ = r.kill(victims[random.IntN(len(victims))].Name)
 			}
 			<-time.After(time.Duration(random.IntN(30)) * time.Millisecond) // lets things begin, so that moves meet them half way
 		}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/process"
 	"github.com/penstock/penstock/internal/provider"
@@ -29,9 +30,12 @@ type life struct {
 	gone    chan struct{} // closed when the process is reaped and exit is set
 	exit    string        // how it ended; read after gone
 
+	retired  bool   // guarded by Controller.mu: it is told to end, since nobody uses its pool or another takes its place
 	lost     bool   // guarded by Controller.mu: it does not answer any more
 	runtime  string // guarded by Controller.mu
 	resident int64  // guarded by Controller.mu
+	private  int64  // of resident, what is the worker's alone; guarded by Controller.mu
+	beside   int64  // of private, what no model accounts for, smoothed; guarded by Controller.mu
 }
 
 // birth is what a worker process is started with.
@@ -63,7 +67,7 @@ func (c *Controller) born(ctx context.Context, b birth) (*life, error) {
 	var err error
 	l.process, err = c.config.Provider.Start(ctx, provider.Workload{Name: name, Path: c.config.Executable,
 		Args: []string{"worker", "--socket", address}, Env: append(env, c.config.Env...), Log: l.words, Limits: c.config.Limits,
-		Processors: b.processors})
+		Processors: b.processors, Sandbox: c.sandbox(dir)})
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +80,22 @@ func (c *Controller) born(ctx context.Context, b birth) (*life, error) {
 	}
 	_ = os.Remove(address) // the connections stand, and nobody else has to find it
 	return l, nil
+}
+
+// sandbox is what a worker may reach; dir is the folder of the sockets.
+func (c *Controller) sandbox(dir string) *provider.Sandbox {
+	if c.config.Sandbox == nil {
+		return nil
+	}
+	return &provider.Sandbox{Read: c.config.Sandbox.Read, Sockets: append([]string{dir}, c.config.Sandbox.Sockets...)}
+}
+
+// confinement says how the worker is held, for people.
+func (l *life) confinement() (out api.Confinement) {
+	if confined, ok := l.process.(provider.Confined); ok {
+		out = api.Confinement(confined.Confinement())
+	}
+	return out
 }
 
 // The pauses between attempts to connect to a worker that has not bound its socket yet.
@@ -127,6 +147,10 @@ func (l *life) watch(stop <-chan struct{}, lost func()) {
 	case <-l.process.Done():
 	}
 	lost()
+	fault := l.fault()
+	if fault != nil {
+		l.process.Kill() // it would not end by itself
+	}
 	_ = l.engine.Close()
 	patience := time.NewTimer(reapPatience)
 	defer patience.Stop()
@@ -137,7 +161,18 @@ func (l *life) watch(stop <-chan struct{}, lost func()) {
 		<-l.process.Done()
 	}
 	l.exit = l.words.how(l.process.Exit())
+	if fault != nil {
+		l.exit = "killed by the server: " + fault.Error()
+	}
 	close(l.gone)
+}
+
+// fault says why a worker that lives cannot be gone on with; nil when it ended, or may end, by itself.
+func (l *life) fault() error {
+	if e, ok := l.engine.(*process.Engine); ok {
+		return e.Fault()
+	}
+	return nil
 }
 
 // end asks the worker to end and waits until it has. An engine in this process stays its giver's.

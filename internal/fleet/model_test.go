@@ -56,15 +56,18 @@ func runWorker() error {
 
 // scripted is an engine whose model files are scripts of one word: ok, refuse, segv, cold (dies when it is warmed), exit,
 // hang, deaf, poison (dies when it is asked), company (dies when another instance is loaded already), clings (is never
-// unloaded).
+// unloaded), grows (takes 100 MiB once it was asked), leaks (has its process take 400 MiB more, for ever, once it was
+// asked), works (says that it computed for 20 ms).
 type scripted struct {
-	mu   sync.Mutex
-	held map[string]string
-	done chan struct{}
+	mu    sync.Mutex
+	held  map[string]string
+	grown map[string]bool
+	leaks int64
+	done  chan struct{}
 }
 
 func newScripted() *scripted {
-	return &scripted{held: map[string]string{}, done: make(chan struct{})}
+	return &scripted{held: map[string]string{}, grown: map[string]bool{}, done: make(chan struct{})}
 }
 
 func (s *scripted) Load(ctx context.Context, load engine.Load) (engine.Loaded, error) {
@@ -93,7 +96,8 @@ func (s *scripted) Load(ctx context.Context, load engine.Load) (engine.Loaded, e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held[load.Instance] = string(script)
-	return engine.Loaded{Signature: api.Signature{Inputs: []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1}}}}}, nil
+	delete(s.grown, load.Instance)
+	return engine.Loaded{Bytes: s.bytes(load.Instance), Signature: api.Signature{Inputs: []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1}}}}}, nil
 }
 
 func (s *scripted) Unload(ctx context.Context, instance string) error {
@@ -116,18 +120,41 @@ func (s *scripted) Infer(_ context.Context, req engine.Request) (*engine.Answer,
 	if !ok {
 		return nil, api.Fail(api.CodeNotLoaded, req.Instance, "not loaded")
 	}
-	if script == "poison" {
+	answer := engine.NewAnswer(req.Inputs, nil)
+	switch script {
+	case "poison":
 		os.Exit(4)
+	case "grows":
+		s.mu.Lock()
+		s.grown[req.Instance] = true
+		s.mu.Unlock()
+	case "leaks":
+		s.mu.Lock()
+		s.leaks = 400 << 20
+		s.mu.Unlock()
+	case "works":
+		answer.Compute = 20 * time.Millisecond
 	}
-	return engine.NewAnswer(req.Inputs, nil), nil
+	return answer, nil
+}
+
+// bytes needs mu. Only the scripts that are about memory tell of it.
+func (s *scripted) bytes(instance string) int64 {
+	switch {
+	case s.held[instance] == "grows" && s.grown[instance]:
+		return 100 << 20
+	case s.held[instance] == "grows", s.held[instance] == "leaks":
+		return 1 << 20
+	}
+	return 0
 }
 
 func (s *scripted) Stats(context.Context) (engine.Stats, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := engine.Stats{PID: os.Getpid(), Runtime: "scripted 1", Resident: 1}
+	stats := engine.Stats{PID: os.Getpid(), Runtime: "scripted 1", Resident: 1, Private: s.leaks}
 	for instance := range s.held {
-		stats.Instances = append(stats.Instances, engine.InstanceStats{Instance: instance})
+		stats.Instances = append(stats.Instances, engine.InstanceStats{Instance: instance, Bytes: s.bytes(instance)})
 	}
 	return stats, nil
 }
@@ -204,6 +231,14 @@ func (f *files) ModelLoaded(string, time.Duration, time.Duration) {
 	f.loads++
 }
 func (f *files) LoadFailed(string, api.Code) {}
+func (f *files) ModelEvicted(string)         {}
+func (f *files) ColdStart(api.ColdStart)     {}
+
+func (f *files) loadCount() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.loads
+}
 
 func (f *files) lostCount() int {
 	f.mu.Lock()
@@ -250,6 +285,19 @@ func (r *rig) workersOf(w api.Want) []string {
 	return names
 }
 
+// kill ends a worker, where it runs. The number 0, which a worker that is being started has, would mean every process of
+// the group that runs the tests.
+func (r *rig) kill(worker string) error { return r.signal(worker, unix.SIGKILL) }
+
+func (r *rig) signal(worker string, s unix.Signal) error {
+	pid := r.pid(worker)
+	if pid <= 0 {
+		return unix.ESRCH
+	}
+	return unix.Kill(pid, s)
+}
+
+// pid is 0 while the worker does not run.
 func (r *rig) pid(worker string) int {
 	for _, w := range r.Workers() {
 		if w.Name == worker {

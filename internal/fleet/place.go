@@ -1,29 +1,56 @@
 package fleet
 
 import (
-	"cmp"
 	"hash/fnv"
-	"slices"
-
-	"github.com/penstock/penstock/api"
 )
 
-// place chooses the workers that hold a want: all, or the n that score highest for its name. The score depends on the
-// two names alone, so that the choice is the same after every restart and moves nothing when other wants come and go.
-func (c *Controller) place(w api.Want) []string {
-	names := make([]string, len(c.slots))
-	for i, s := range c.slots {
-		names[i] = s.name
+// choose needs mu: the worker for one more copy, nil when every one has one. A worker that runs is better than one that
+// has to start, one where the last attempt did not fail better than one where it did, one with fewer requests waiting for
+// a load better than one with more. Of equal ones the instance's name decides, so that the choice is the same after every
+// restart.
+func (c *Controller) choose(w *want) *slot {
+	var best *slot
+	var least [3]int
+	var most uint64
+	for _, s := range c.slots {
+		if s.pool != w.pool || w.on(s) {
+			continue
+		}
+		rank := [3]int{0, 0, s.pending}
+		if !s.alive() {
+			rank[0] = 1
+		}
+		if s.ending {
+			rank[0] = 2
+		}
+		if s == w.avoid {
+			rank[1] = 1
+		}
+		points := score(s.name, w.Instance)
+		if best == nil || before(rank, least) || rank == least && points > most {
+			best, least, most = s, rank, points
+		}
 	}
-	if w.Replicas <= 0 || w.Replicas >= len(names) {
-		return names
+	return best
+}
+
+func before(a, b [3]int) bool {
+	for i := range a {
+		if a[i] != b[i] {
+			return a[i] < b[i]
+		}
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		return cmp.Or(cmp.Compare(score(b, w.Instance), score(a, w.Instance)), cmp.Compare(a, b))
-	})
-	names = names[:w.Replicas]
-	slices.Sort(names)
-	return names
+	return false
+}
+
+// on reports whether the want has a copy on a slot that counts, or will have.
+func (w *want) on(s *slot) bool {
+	for _, h := range w.copies {
+		if h.slot == s && (h.counts() || h.stage == ready) {
+			return true
+		}
+	}
+	return false
 }
 
 func score(worker, instance string) uint64 {

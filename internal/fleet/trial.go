@@ -58,26 +58,31 @@ func (c *Controller) mayLoad(digest api.Digest) bool {
 	return t.proven && t.losses == 0 || t.loading == 0
 }
 
-// loaded ends a file's turn; others that waited for its outcome may go on.
-func (c *Controller) loaded(digest api.Digest) {
+// loaded ends a copy's turn; others that waited for the file's outcome may go on. A copy that came to nothing is planned
+// again, if it is still wanted.
+func (c *Controller) loaded(h *held, digest api.Digest) {
 	c.mu.Lock()
 	if t := c.trials[digest]; t != nil {
 		t.loading--
+	}
+	h.settled()
+	if h.stage == loading {
+		c.remove(h)
+		c.settle(h.want)
+	}
+	if len(h.want.claims) == 0 {
+		c.forgetTrial(digest)
 	}
 	c.mu.Unlock()
 	c.hintAll()
 }
 
-// forgetTrials needs mu. Suspects are remembered longer than the others: they may come back.
-func (c *Controller) forgetTrials() {
-	wanted := make(map[api.Digest]bool, len(c.wants))
-	for _, w := range c.wants {
-		wanted[w.Digest] = true
-	}
-	for digest, t := range c.trials {
-		if !wanted[digest] && t.loading == 0 && (!t.suspect || len(c.trials) > maxTrials) {
-			delete(c.trials, digest)
-		}
+// forgetTrial needs mu: somebody does not want the file any more. Suspects are remembered longer than the others: they may
+// come back. Who else wants the file finds out about it again.
+func (c *Controller) forgetTrial(digest api.Digest) {
+	t := c.trials[digest]
+	if t != nil && t.loading == 0 && (!t.suspect || len(c.trials) > maxTrials) {
+		delete(c.trials, digest)
 	}
 }
 
@@ -90,7 +95,7 @@ func (c *Controller) suspect(digest api.Digest) {
 }
 
 // suspectLoss is called when a serving worker died while it loaded the file.
-func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
+func (c *Controller) suspectLoss(ctx context.Context, h *held, w api.Want, exit string) {
 	c.suspect(w.Digest)
 	c.mu.Lock()
 	t := c.trial(w.Digest)
@@ -101,7 +106,7 @@ func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
 	}
 	c.mu.Unlock()
 	if blame {
-		c.fault(ctx, w, c.blame(ctx, w, exit))
+		c.fault(ctx, h, w, c.blame(ctx, w, exit))
 		return
 	}
 	c.loop.Hint(trialPrefix + string(w.Digest))
@@ -109,14 +114,17 @@ func (c *Controller) suspectLoss(ctx context.Context, w api.Want, exit string) {
 
 // prepare checks the record and finds the files. No load without error means: it is under suspicion now.
 func (c *Controller) prepare(ctx context.Context, w api.Want) (*engine.Load, error) {
+	c.mu.Lock()
+	t := c.trial(w.Digest)
+	known, sound := t.proven || t.passed, t.proven && t.losses == 0
+	c.mu.Unlock()
+	if sound && !c.isBarred(ctx, w) { // it loaded here, and nothing happened since: the record has nothing to add
+		return c.materialize(ctx, w)
+	}
 	count, reason, err := c.crashes(ctx, w)
 	if err == nil && count >= quarantineAt {
 		return nil, quarantined(w, count, reason)
 	}
-	c.mu.Lock()
-	t := c.trial(w.Digest)
-	known := t.proven || t.passed
-	c.mu.Unlock()
 	if !known && (count > 0 || err != nil) && c.config.InProcess == nil {
 		// It crashed once, or nobody can tell: the serving worker is not the place to find out.
 		c.suspect(w.Digest)
@@ -148,12 +156,12 @@ func (c *Controller) materialize(ctx context.Context, w api.Want) (*engine.Load,
 func (c *Controller) crashes(ctx context.Context, w api.Want) (count int, reason string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	count, reason, err = c.config.Crashes.Crashes(ctx, w.Digest)
+	count, reason, err = c.record(ctx, w.Tenant, w.Digest)
 	if w.Options.Chain == nil {
 		return count, reason, err
 	}
 	for _, m := range w.Options.Chain.Members() {
-		n, why, memberErr := c.config.Crashes.Crashes(ctx, m.Digest)
+		n, why, memberErr := c.record(ctx, w.Tenant, m.Digest)
 		if err = errors.Join(err, memberErr); n > count {
 			count, reason = n, fmt.Sprintf("step %s: %s", m.Name, why)
 		}
@@ -169,7 +177,7 @@ func quarantined(w api.Want, count int, reason string) *api.Error {
 func (c *Controller) blame(ctx context.Context, w api.Want, exit string) *api.Error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storePatience) // a crash is a crash, also for a caller who left
 	defer cancel()
-	count, err := c.config.Crashes.RecordCrash(ctx, w.Digest, exit, api.TimeOf(time.Now()))
+	count, err := c.config.Crashes.RecordCrash(ctx, c.file(ctx, w.Digest), exit, api.TimeOf(time.Now()))
 	if err != nil {
 		c.config.Log.Error("crash not recorded", "subject", w.Subject, "digest", w.Digest, "error", err)
 	}
@@ -188,7 +196,7 @@ func (c *Controller) try(ctx context.Context, digest api.Digest) {
 	c.mu.Lock()
 	t := c.trials[digest]
 	for _, w := range c.wants {
-		if w.Digest == digest && !w.final && !now.Before(w.again) {
+		if len(w.claims) > 0 && w.Digest == digest && !w.final && !now.Before(w.again) {
 			waiting = append(waiting, w.Want)
 		}
 	}
@@ -209,7 +217,7 @@ func (c *Controller) try(ctx context.Context, digest api.Digest) {
 	t.proven = t.proven && !permanent(api.AsError(err).Code)
 	c.mu.Unlock()
 	for _, w := range waiting {
-		c.fault(ctx, w, err) // when it may pass, a worker asks for another trial after a pause
+		c.fault(ctx, nil, w, err) // when it may pass, a worker asks for another trial after a pause
 	}
 }
 
@@ -318,7 +326,7 @@ func (c *Controller) chill(ctx context.Context, w api.Want, exit string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	if _, err := c.config.Crashes.RecordCrash(ctx, w.Digest, "warming: "+exit, api.TimeOf(time.Now())); err != nil {
+	if _, err := c.config.Crashes.RecordCrash(ctx, c.file(ctx, w.Digest), "warming: "+exit, api.TimeOf(time.Now())); err != nil {
 		c.config.Log.Error("crash not recorded", "subject", w.Subject, "digest", w.Digest, "error", err)
 	}
 	c.tell(w.Tenant, "model.cold", w.Subject, "warming %s on made-up inputs ended the worker process (%s); it is loaded without, and a request with such inputs may end a worker too", w.Subject, exit)

@@ -148,7 +148,7 @@ func (a *answer) send(more []byte) {
 		_, a.err = l.raw.Write(more)
 	default:
 		both := net.Buffers{a.out, more}
-		_, a.err = both.WriteTo(l.raw)
+		_, a.err = both.WriteTo(l.conn.Conn) // in one call
 	}
 	a.out = a.out[:0]
 }

@@ -10,10 +10,13 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/gateway/rpc"
 )
 
 // retryAfter is told to callers of a full queue when the error names no time of its own.
@@ -90,15 +93,25 @@ func (s *Server) Fail(w http.ResponseWriter, r *http.Request, requestID string, 
 	if e.Kind() == api.Unauthenticated {
 		w.Header().Set("Www-Authenticate", "Bearer")
 	}
-	if k := e.Kind(); k == api.Exhausted || k == api.Unavailable {
-		wait := e.RetryAfter
-		if wait <= 0 {
-			wait = retryAfter
-		}
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	if wait := retryIn(e); wait > 0 {
+		w.Header().Set("Retry-After", retrySeconds(wait))
 	}
 	writeError(w, HTTPStatus(e), text(e))
 }
+
+// retryIn is when a caller may try again; 0 where trying again does not help.
+func retryIn(e *api.Error) time.Duration {
+	switch k := e.Kind(); {
+	case k != api.Exhausted && k != api.Unavailable:
+		return 0
+	case e.RetryAfter <= 0:
+		return retryAfter
+	}
+	return e.RetryAfter
+}
+
+// retrySeconds writes a wait as HTTP does, in whole seconds.
+func retrySeconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
 
 // status makes the gRPC status of an error.
 func (s *Server) status(ctx context.Context, method string, err error) error {
@@ -110,7 +123,25 @@ func (s *Server) status(ctx context.Context, method string, err error) error {
 	}
 	e := fault(err)
 	s.note(ctx, e, method, "")
-	return status.Error(Code(e), text(e))
+	said := text(e)
+	if e.RetryAfter > 0 {
+		said += "; retry after " + e.RetryAfter.Round(time.Millisecond).String()
+	}
+	st := status.New(Code(e), said)
+	if wait := retryIn(e); wait > 0 {
+		return refusal(st, wait)
+	}
+	return st.Err()
+}
+
+// refusal says when to try again in each way that clients understand: gRPC's own, which a client with a retry policy keeps
+// to by itself, Google's detail of a status, and HTTP's name.
+func refusal(st *status.Status, wait time.Duration) error {
+	if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}); err == nil {
+		st = detailed
+	}
+	millis := (wait + time.Millisecond - 1) / time.Millisecond
+	return rpc.Failure(st, "retry-after", retrySeconds(wait), "grpc-retry-pushback-ms", strconv.FormatInt(int64(millis), 10))
 }
 
 // Explain gives the text of a gRPC error for answers that carry it inside a message.

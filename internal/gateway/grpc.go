@@ -9,94 +9,46 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/gateway/rpc"
 )
-
-// admission is what the door found out about a gRPC call: who calls, and the clock that its first message runs against.
-type admission struct {
-	principal *api.Principal
-	arrival   *time.Timer // ends the call
-	unwatch   func() bool // stops looking out for the stream's end
-}
-
-// admissionKey finds the admission in a call's context.
-type admissionKey struct{}
 
 // PrincipalOf gives the caller of a gRPC call; nil for methods that need no key.
 func PrincipalOf(ctx context.Context) *api.Principal {
-	if a, ok := ctx.Value(admissionKey{}).(*admission); ok {
-		return a.principal
-	}
-	return nil
-}
-
-// arrived stops the clock: the first message is there.
-func arrived(ctx context.Context) {
-	if a, ok := ctx.Value(admissionKey{}).(*admission); ok {
-		a.arrival.Stop()
-		a.unwatch()
-	}
+	p, _ := rpc.Admitted(ctx).(*api.Principal)
+	return p
 }
 
 // Authorize resolves the caller of a gRPC call anew: a stream may live longer than its key.
 func (s *Server) Authorize(ctx context.Context) (*api.Principal, error) {
-	return s.guard.Authenticate(metadata.ValueFromIncomingContext(ctx, "authorization"))
+	return s.guard.Authenticate(rpc.Values(ctx, "authorization"))
 }
 
-// Limit ends the call unless stop is called within the time that an answer of size bytes has to be taken by the caller: a
-// write's time-out for each MiB.
-func (s *Server) Limit(ctx context.Context, size int) (stop func() bool) {
-	a, ok := ctx.Value(admissionKey{}).(*admission)
-	if !ok {
-		return func() bool { return false }
+// admit sees every call when its metadata has come and its message has not: whoever has no key is turned away before anything
+// is kept for them.
+func (s *Server) admit(ctx context.Context, method string) (any, error) {
+	if s.open[method] {
+		return nil, nil
 	}
-	a.arrival.Reset(time.Duration(1+size>>20) * s.config.WriteTimeout)
-	return a.arrival.Stop
-}
-
-// smallAnswer is what gRPC takes from a handler without waiting for the caller to read.
-const smallAnswer = 32 << 10
-
-// tap sees every call when its metadata has come and its message has not: whoever has no key is turned away before anything
-// is kept for them, and who announces a message must send it.
-func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	a := new(admission)
-	if !s.open[info.FullMethodName] {
-		var err error
-		if a.principal, err = s.guard.Authenticate(info.Header.Get("authorization")); err != nil {
-			return ctx, s.status(ctx, info.FullMethodName, err)
-		}
+	p, err := s.Authorize(ctx)
+	if err != nil {
+		return nil, s.status(ctx, method, err)
 	}
-	// The context ends with the stream; canceling it any earlier would cut the answer off.
-	limited, cancel := context.WithCancel(ctx)
-	a.arrival = time.AfterFunc(s.config.MessageTimeout, cancel)
-	// A stream that is reset before its message came must not leave its clock behind: a caller who resets as fast as it opens
-	// would fill the memory with them.
-	a.unwatch = context.AfterFunc(ctx, func() { a.arrival.Stop() })
-	return context.WithValue(limited, admissionKey{}, a), nil
+	return p, nil
 }
 
 // unary stands before every unary method: it turns errors into statuses and survives panics.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (answer any, err error) {
 	defer s.recovered(ctx, info.FullMethod, &err)
-	arrived(ctx)
 	answer, err = next(ctx, req)
-	if sized, ok := answer.(interface{ Size() int }); ok && sized.Size() > smallAnswer {
-		// gRPC sends it after this returns, and its context ends then: a caller that does not read is cut off.
-		stop := s.Limit(ctx, sized.Size())
-		context.AfterFunc(ctx, func() { stop() })
-	}
 	return answer, s.status(ctx, info.FullMethod, err)
 }
 
 // stream stands before every streaming method; those bound the time between messages by themselves.
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	defer s.recovered(stream.Context(), info.FullMethod, &err)
-	arrived(stream.Context())
 	return s.status(stream.Context(), info.FullMethod, next(srv, stream))
 }
 

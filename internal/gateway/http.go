@@ -84,9 +84,12 @@ func (s *HTTP) Serve(l net.Listener) error {
 	ended := make(chan error, 1)
 	go func() { ended <- s.full.Serve(s.handed) }()
 	err := s.accept(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		return <-ended // net/http was told to stop, too, or is about to be: were its listener shut before that, it would call it a fault
+	}
 	s.handed.shut()
-	if full := <-ended; err == nil || errors.Is(err, http.ErrServerClosed) {
-		err = full
+	if full := <-ended; !errors.Is(full, net.ErrClosed) { // it ends with the listener that was just shut
+		err = errors.Join(err, full)
 	}
 	return err
 }

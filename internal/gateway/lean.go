@@ -16,14 +16,17 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/penstock/penstock/internal/socket"
 )
 
 // The limits of a connection's plain requests; what goes over one of them goes to net/http.
 const (
-	leanBuffer  = 8 << 10               // bytes read ahead: a header, and the body of a small request with it
-	leanHeaders = 32                    // lines of a header
-	hangUpAfter = 25 * time.Millisecond // a request that takes longer is watched for a caller who goes away
-	lingerBytes = 256 << 10             // what is read of a refused body before the connection is reset
+	leanBuffer  = 8 << 10                // bytes read ahead: a header, and the body of a small request with it
+	leanHeaders = 32                     // lines of a header
+	hangUpFirst = 100 * time.Millisecond // a request that takes longer is looked at for a caller who went away
+	hangUpLast  = time.Second            // the longest time between two looks, which grows
+	lingerBytes = 256 << 10              // what is read of a refused body before the connection is reset
 	lingerTime  = 500 * time.Millisecond
 )
 
@@ -52,12 +55,11 @@ type lean struct {
 	readBy  time.Time // the read deadline that is set
 	writeBy time.Time // the same for writing
 
-	timer    *time.Timer // begins the watch for a caller who hangs up
-	mu       sync.Mutex  // guards the fields below
-	serving  bool        // a handler runs
-	watching chan struct{}
-	early    [1]byte // what the watch read, of the next request
-	got      bool
+	peer    *socket.Peer
+	timer   *time.Timer // looks whether the caller has hung up
+	mu      sync.Mutex  // guards the fields below, and looks
+	serving bool        // a handler runs
+	next    time.Duration
 }
 
 const (
@@ -74,13 +76,13 @@ type line struct {
 }
 
 func newLean(s *HTTP, c *conn) *lean {
-	l := &lean{server: s, conn: c, raw: c.Conn, in: make([]byte, leanBuffer), header: http.Header{}}
+	l := &lean{server: s, conn: c, raw: socket.Poll(c.Conn), peer: socket.PeerOf(c.Conn), in: make([]byte, leanBuffer), header: http.Header{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.body.lean = l
 	l.answer.lean, l.answer.header = l, http.Header{}
 	l.request = *(&http.Request{URL: &l.url, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: l.header,
 		RemoteAddr: c.RemoteAddr().String()}).WithContext(l.ctx)
-	l.timer = time.AfterFunc(time.Hour, l.watchHangUp)
+	l.timer = time.AfterFunc(time.Hour, l.look)
 	l.timer.Stop() // until a request is served
 	return l
 }
@@ -423,64 +425,30 @@ func (b *leanBody) Close() error {
 // beginWatch makes sure that a caller who hangs up is noticed, if the request takes long.
 func (l *lean) beginWatch() {
 	l.mu.Lock()
-	l.serving = true
+	l.serving, l.next = true, hangUpFirst
 	l.mu.Unlock()
-	l.timer.Reset(hangUpAfter)
+	l.timer.Reset(hangUpFirst)
 }
 
-// watchHangUp reads one byte ahead: the end of the connection, or else the next request's first.
-func (l *lean) watchHangUp() {
+// look is the watch: it asks the system whether the caller is gone.
+func (l *lean) look() {
 	l.mu.Lock()
-	if !l.serving {
-		l.mu.Unlock()
-		return
-	}
-	if !l.body.readAll.Load() { // the handler reads it still
-		l.mu.Unlock()
-		l.timer.Reset(hangUpAfter)
-		return
-	}
-	done := make(chan struct{})
-	l.watching = done
-	_ = l.raw.SetReadDeadline(time.Time{}) // the handler's time is the server's business
-	l.mu.Unlock()
-	n, err := l.raw.Read(l.early[:])
-	l.mu.Lock()
-	l.got = n > 0
-	if err != nil && l.serving {
+	defer l.mu.Unlock()
+	switch {
+	case !l.serving:
+	case l.body.readAll.Load() && l.peer.Gone(): // a caller may end its side behind the body
 		l.cancel()
+	default:
+		l.timer.Reset(l.next) // after 100, 200, 400 ms of the request
+		l.next = min(2*l.next, hangUpLast)
 	}
-	l.mu.Unlock()
-	close(done)
 }
 
-// endWatch stops the watch and keeps what it read; false when the caller has hung up.
+// endWatch reports whether the caller is there still, as far as the watch knows.
 func (l *lean) endWatch() bool {
 	l.timer.Stop()
 	l.mu.Lock()
 	l.serving = false
-	watching := l.watching
-	l.watching = nil
-	if watching != nil {
-		_ = l.raw.SetReadDeadline(past)
-		l.readBy = past
-	}
 	l.mu.Unlock()
-	if watching == nil {
-		return true
-	}
-	<-watching
-	if l.got {
-		l.got = false
-		l.from, l.to = 0, copy(l.in, l.in[l.from:l.to])
-		if l.to == len(l.in) {
-			return false // a caller that fills the buffer ahead; rare enough to start over
-		}
-		l.in[l.to] = l.early[0]
-		l.to++
-	}
 	return l.ctx.Err() == nil
 }
-
-// past is a deadline that ends a read at once.
-var past = time.Unix(1, 0)

@@ -262,6 +262,35 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// TestStopBeforeShutdown: the listener is closed a moment before net/http is told to stop, and Serve ends as net/http's does.
+func TestStopBeforeShutdown(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := gateway.DefaultConfig().HTTP(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	resp, err := http.Get("http://" + l.Addr().String() + "/v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	s.StopTaking()
+	select { // that moment, and long enough for a Serve that ends in it
+	case err := <-ended:
+		t.Errorf("Serve ended before net/http was told to stop: %v", err)
+		ended <- err
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("Serve ended with %v", err)
+	}
+}
+
 // TestLeanHangUp: a caller who goes away ends its request; one that asks ahead does not.
 func TestLeanHangUp(t *testing.T) {
 	config := gateway.DefaultConfig()

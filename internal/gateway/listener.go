@@ -98,6 +98,9 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Below is the connection without the watch, for who does not speak HTTP/1. It must be closed by Close.
+func (c *conn) Below() net.Conn { return c.Conn }
+
 // CloseWrite ends the sending half. net/http asks for it when it gives up on a request, so that the caller can read why before
 // the connection is reset.
 func (c *conn) CloseWrite() error {

@@ -5,6 +5,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -13,13 +14,12 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/gateway/rpc"
 )
 
 // Guard knows the keys.
@@ -58,7 +58,7 @@ type Server struct {
 	memory   Memory
 	log      *slog.Logger
 	mounts   []mount
-	grpc     *grpc.Server
+	grpc     *rpc.Server
 	open     map[string]bool // gRPC methods that need no key
 	inFlight atomic.Int64    // bytes of bodies held
 	bodies   [len(bodyClasses)]sync.Pool
@@ -78,22 +78,19 @@ func New(o Options) (*Server, error) {
 		grpc_health_v1.Health_Watch_FullMethodName: true,
 		grpc_health_v1.Health_List_FullMethodName:  true,
 	}
-	options := []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(int(min(o.Config.TensorBytes+int64(o.Config.HeaderBytes), math.MaxInt32))),
-		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.MaxHeaderListSize(uint32(o.Config.HeaderBytes)),
-		grpc.MaxConcurrentStreams(o.Config.StreamsPerConn),
-		grpc.ConnectionTimeout(o.Config.HeaderTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: o.Config.IdleTimeout, Time: o.Config.IdleTimeout, Timeout: o.Config.HeaderTimeout}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.Config.HeaderTimeout, PermitWithoutStream: true}),
-		grpc.InTapHandle(s.tap),
-		grpc.UnaryInterceptor(s.unary),
-		grpc.StreamInterceptor(s.stream),
-	}
-	if o.Codec != nil {
-		options = append(options, grpc.ForceServerCodecV2(o.Codec))
-	}
-	s.grpc = grpc.NewServer(options...)
+	s.grpc = rpc.New(rpc.Options{
+		Limits: rpc.Limits{
+			HeaderBytes:  o.Config.HeaderBytes,
+			MessageBytes: int(min(o.Config.TensorBytes+int64(o.Config.HeaderBytes), math.MaxInt32)),
+			Streams:      int(o.Config.StreamsPerConn),
+			Handshake:    o.Config.HeaderTimeout,
+			Idle:         o.Config.IdleTimeout,
+			Message:      o.Config.MessageTimeout,
+			Write:        o.Config.WriteTimeout,
+		},
+		Codec: o.Codec, Memory: o.Memory, Admit: s.admit, Unary: s.unary, Stream: s.stream,
+		Panicked: func(p any) error { return s.status(context.Background(), "gRPC", Panicked(p)) },
+	})
 	grpc_health_v1.RegisterHealthServer(s.grpc, &health{ready: o.Ready})
 	reflection.Register(s.grpc)
 	return s, nil
@@ -129,7 +126,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 }
 
 // GRPC is the gRPC server that protocols register on and that server starts.
-func (s *Server) GRPC() *grpc.Server { return s.grpc }
+func (s *Server) GRPC() *rpc.Server { return s.grpc }
 
 // Ready reports whether the whole server can answer.
 func (s *Server) Ready() bool { return s.ready() }

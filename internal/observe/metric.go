@@ -45,10 +45,13 @@ type metrics struct {
 	series   *seriesCache
 
 	workerStarts, workerLost, loads, loadFailures, releases family
+	evictions                                               family
+	coldStart                                               *prometheus.HistogramVec
 	loadTime, warmTime, effect                              prometheus.Histogram
 	reasons                                                 words
 	codes                                                   map[api.Code]string // the catalogue; anything else is "internal"
 	fleet                                                   atomic.Pointer[func() []api.Worker]
+	shares                                                  *shareMetrics
 }
 
 // family is a counter by one set of labels.
@@ -70,6 +73,9 @@ func newMetrics(cfg Config, r *Recorder) *metrics {
 	m.releases = m.counter("releases_total", "Releases that ended, by kind and final state.", "kind", "state")
 	m.loadTime = m.histogram("model_load_duration_seconds", "Time to load a model into a worker.", loadBuckets)
 	m.warmTime = m.histogram("model_warm_duration_seconds", "Time to warm a loaded model.", loadBuckets)
+	m.evictions = m.counter("model_evictions_total", "Models put to sleep, by reason.", "reason")
+	m.coldStart = prometheus.NewHistogramVec(histogramOpts("cold_start_seconds", "What a request that woke a model waited for, by phase: queue, place, fetch, load, warm.", loadBuckets), []string{"phase"})
+	m.registry.MustRegister(m.coldStart)
 	m.effect = m.histogram("rollback_effect_seconds", "From the command of a rollback to its effect.", effectBuckets)
 	m.workerStarts.WithLabelValues() // exists from the start, so that rate() sees the first one
 	m.loads.WithLabelValues()
@@ -84,7 +90,8 @@ func newMetrics(cfg Config, r *Recorder) *metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "penstock", Name: "build_info", Help: "Always 1.",
 		ConstLabels: prometheus.Labels{"version": cfg.Version, "go_version": runtime.Version()}})
 	build.Set(1)
-	m.registry.MustRegister(build, collectors.NewGoCollector(),
+	m.shares = newShareMetrics()
+	m.registry.MustRegister(m.shares, build, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

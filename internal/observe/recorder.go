@@ -54,6 +54,9 @@ type Config struct {
 	SpanInterval time.Duration // longest wait for a full batch; default 1 s
 	SpanTimeout  time.Duration // longest export, retries included; default 5 s
 
+	// Also is called with every exchange, by the drain alone; it must not block and keeps nothing of it. nil: nobody.
+	Also func(*api.Exchange)
+
 	Log *slog.Logger // default slog.Default()
 }
 
@@ -191,6 +194,9 @@ func (r *Recorder) take(e *api.Exchange) {
 	r.windows.add(e)
 	r.history.add(e)
 	r.audience.tell(e)
+	if r.cfg.Also != nil {
+		r.cfg.Also(e)
+	}
 	if r.tracer != nil && e.Sampled {
 		r.tracer.add(e)
 	}

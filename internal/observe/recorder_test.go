@@ -124,7 +124,7 @@ func TestMetricsReachEveryKindOfScraper(t *testing.T) {
 		r.Record(exchange(n))
 	}
 	failed := exchange(10)
-	failed.Code, failed.Error, failed.Retries = api.CodeWorkerLost, "gone", 2
+	failed.Code, failed.Error, failed.Retries, failed.Unretried = api.CodeWorkerLost, "gone", 2, true
 	r.Record(failed)
 	unknown := exchange(11)
 	unknown.Code = "no such code"
@@ -158,6 +158,7 @@ func TestMetricsReachEveryKindOfScraper(t *testing.T) {
 				{"penstock_requests_total", []string{"code=worker_lost"}, 1},
 				{"penstock_requests_total", []string{"code=internal"}, 1},
 				{"penstock_retries_total", nil, 2},
+				{"penstock_retries_denied_total", nil, 1},
 				{"penstock_request_bytes_total", nil, 12 * 256},
 				{"penstock_response_bytes_total", nil, 12 * 40},
 				{"penstock_request_duration_seconds", nil, 12},

@@ -17,10 +17,10 @@ const (
 
 // requestFamilies are the metrics of requests; the labels of all but the first are those of labelNames.
 type requestFamilies struct {
-	requests, bytesIn, bytesOut, copied, retries, cacheHits, cacheMisses *prometheus.CounterVec
-	stepRuns, stepQueue, stepCompute                                     *prometheus.CounterVec
-	total, queue, compute                                                *prometheus.HistogramVec
-	rows, wait                                                           *prometheus.HistogramVec
+	requests, bytesIn, bytesOut, copied, retries, unretried, cacheHits, cacheMisses *prometheus.CounterVec
+	stepRuns, stepQueue, stepCompute                                                *prometheus.CounterVec
+	total, queue, compute                                                           *prometheus.HistogramVec
+	rows, wait                                                                      *prometheus.HistogramVec
 }
 
 func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
@@ -44,6 +44,7 @@ func newRequestFamilies(reg *prometheus.Registry) requestFamilies {
 		cacheHits:   counter("cache_hits_total", "Requests answered without a run of their own, from the response cache or with an identical request."),
 		cacheMisses: counter("cache_misses_total", "Requests that ran after the response cache had no answer, failed ones included."),
 		retries:     counter("retries_total", "Times a request was sent again to another worker."),
+		unretried:   counter("retries_denied_total", "Requests not sent again after their worker was lost, since their endpoint's retry budget was spent."),
 		stepRuns:    counter("step_runs_total", "Runs of one step of a chain.", "step"),
 		stepQueue:   counter("step_queue_seconds_total", "Waiting of one step of a chain, in seconds.", "step"),
 		stepCompute: counter("step_compute_seconds_total", "Running of one step of a chain, in seconds.", "step"),
@@ -66,14 +67,14 @@ type seriesKey struct {
 
 // series is a label set with its metrics found already.
 type series struct {
-	labels                     []string
-	codes                      map[api.Code]prometheus.Counter
-	bytesIn, bytesOut, retries prometheus.Counter
-	copied, hits, misses       prometheus.Counter // nil until there is something to count
-	total, queue, compute      prometheus.Observer
-	steps                      map[string]stepSeries // of a chain; nil else
-	rows, wait                 prometheus.Observer   // nil until the first
-	last                       api.Time
+	labels                          []string
+	codes                           map[api.Code]prometheus.Counter
+	bytesIn, bytesOut, retries      prometheus.Counter
+	copied, hits, misses, unretried prometheus.Counter // nil until there is something to count
+	total, queue, compute           prometheus.Observer
+	steps                           map[string]stepSeries // of a chain; nil else
+	rows, wait                      prometheus.Observer   // nil until the first
+	last                            api.Time
 }
 
 // stepSeries counts one step. The names of steps come from deployed chains; a label set holds those of one chain.
@@ -193,7 +194,7 @@ func (c *seriesCache) sweep(now api.Time) {
 		for _, v := range []*prometheus.CounterVec{c.families.requests, c.families.stepRuns, c.families.stepQueue, c.families.stepCompute} {
 			v.DeletePartialMatch(names)
 		}
-		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries, c.families.copied,
+		for _, v := range []*prometheus.CounterVec{c.families.bytesIn, c.families.bytesOut, c.families.retries, c.families.unretried, c.families.copied,
 			c.families.cacheHits, c.families.cacheMisses} {
 			v.Delete(names)
 		}
@@ -221,6 +222,9 @@ func (m *metrics) observe(e *api.Exchange) {
 	}
 	f := &m.requests
 	s.some(&s.copied, f.copied, e.Copied)
+	if e.Unretried {
+		s.some(&s.unretried, f.unretried, 1)
+	}
 	switch {
 	case e.Cached:
 		s.some(&s.hits, f.cacheHits, 1)

@@ -100,6 +100,12 @@ func unpack(cacheDir string) (string, error) {
 	return path, nil
 }
 
+// Unpack puts the library in its place, so that a process which may not write there finds it.
+func Unpack(cacheDir string) error {
+	_, err := unpack(cacheDir)
+	return err
+}
+
 func private(folder string) error {
 	info, err := os.Lstat(folder)
 	if err != nil {

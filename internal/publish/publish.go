@@ -1,6 +1,6 @@
 // Package publish compiles what the controllers decided into an immutable plan and hands it to the data plane. It
-// decides nothing itself: traffic comes from the rollout, replicas from the fleet. Callers: rollout and fleet, by way of
-// server, whenever something changed.
+// decides nothing itself: traffic comes from the rollout, replicas from the fleet. Callers: rollout, by way of server,
+// whenever traffic changed.
 package publish
 
 import (
@@ -15,9 +15,10 @@ type Routes interface {
 	Routes() []api.PlanEndpoint
 }
 
-// Replicas says where the instance that answers for a variant is loaded, and how it batches.
-type Replicas interface {
-	Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan)
+// Sets gives the set of replicas that answers for a variant. The fleet keeps it up to date by itself: a plan is compiled
+// when traffic changes, not when a model is loaded.
+type Sets interface {
+	Set(v *api.Variant) *api.ReplicaSet
 }
 
 // Sink takes a compiled plan; it must be quick, and must not change the plan.
@@ -27,15 +28,18 @@ type Sink func(*api.Plan)
 type Publisher struct {
 	now    func() time.Time
 	routes Routes
-	fleet  Replicas
+	fleet  Sets
 	sinks  []Sink
+
+	// Weights gives the tenants' weights that are not 1; set it before the first Publish, or leave it nil.
+	Weights func() map[api.TenantID]int
 
 	mu         sync.Mutex // held while compiling and handing over, so that the newest plan arrives last
 	generation uint64
 }
 
 // New makes a publisher.
-func New(now func() time.Time, routes Routes, fleet Replicas, sinks ...Sink) *Publisher {
+func New(now func() time.Time, routes Routes, fleet Sets, sinks ...Sink) *Publisher {
 	return &Publisher{now: now, routes: routes, fleet: fleet, sinks: sinks}
 }
 
@@ -46,11 +50,14 @@ func (p *Publisher) Publish() {
 	routes := p.routes.Routes()
 	p.generation++
 	plan := &api.Plan{Generation: p.generation, Compiled: api.TimeOf(p.now()), Endpoints: make(map[api.EndpointKey]*api.PlanEndpoint, len(routes))}
+	if p.Weights != nil {
+		plan.Weights = p.Weights()
+	}
 	for i := range routes {
 		r := &routes[i]
 		for j := range r.Variants {
 			v := &r.Variants[j]
-			v.Replicas, v.Batch = p.fleet.Replicas(&v.Variant)
+			v.Set = p.fleet.Set(&v.Variant)
 		}
 		plan.Endpoints[r.Key] = r
 	}

@@ -13,7 +13,7 @@ import (
 // house is a rollout and a fleet whose state the test changes.
 type house struct {
 	version atomic.Int64
-	fleet   sync.Map // digest -> []api.Replica
+	fleet   sync.Map // digest -> *api.ReplicaSet
 }
 
 func (h *house) Routes() []api.PlanEndpoint {
@@ -22,26 +22,27 @@ func (h *house) Routes() []api.PlanEndpoint {
 	return []api.PlanEndpoint{{Key: key, Variants: []api.PlanVariant{{Variant: v}}}}
 }
 
-func (h *house) Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan) {
-	r, _ := h.fleet.Load(v.Digest)
-	list, _ := r.([]api.Replica)
-	return list, nil
+func (h *house) Set(v *api.Variant) *api.ReplicaSet {
+	s, _ := h.fleet.LoadOrStore(v.Digest, api.NewReplicaSet(nil))
+	return s.(*api.ReplicaSet)
 }
 
 func TestPlanHoldsRoutesAndReplicas(t *testing.T) {
 	h := &house{}
-	h.fleet.Store(api.Digest("sha256:d"), []api.Replica{{Worker: "w1", Instance: "d"}})
+	set := api.Loaded(api.Replica{Worker: "w1", Instance: "d"})
+	h.fleet.Store(api.Digest("sha256:d"), set)
 	var got *api.Plan
 	p := publish.New(time.Now, h, h, func(plan *api.Plan) { got = plan })
 	p.Publish()
 	ep := got.Endpoints[api.EndpointKey{Tenant: "default", Endpoint: "e"}]
-	if ep == nil || len(ep.Variants) != 1 || len(ep.Variants[0].Replicas) != 1 || ep.Variants[0].Replicas[0].Worker != "w1" || got.Generation != 1 {
+	if ep == nil || len(ep.Variants) != 1 || ep.Variants[0].Set != set || got.Generation != 1 {
 		t.Errorf("%+v", got)
 	}
 	first := got
-	h.fleet.Store(api.Digest("sha256:d"), []api.Replica(nil))
+	h.version.Add(1)
+	h.fleet.Store(api.Digest("sha256:d"), api.NewReplicaSet(nil))
 	p.Publish()
-	if len(first.Endpoints[ep.Key].Variants[0].Replicas) != 1 || len(got.Endpoints[ep.Key].Variants[0].Replicas) != 0 {
+	if was := first.Endpoints[ep.Key].Variants[0]; was.Set != set || was.Version == got.Endpoints[ep.Key].Variants[0].Version {
 		t.Error("a plan that was handed over has changed")
 	}
 }

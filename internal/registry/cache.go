@@ -32,6 +32,7 @@ func (c *Catalog) Materialize(ctx context.Context, digest api.Digest) (entryPath
 	}
 	for {
 		if entry, err := c.cached(digest); err == nil {
+			c.touch(digest)
 			return entry, nil
 		}
 		c.mu.Lock()
@@ -45,6 +46,9 @@ func (c *Catalog) Materialize(ctx context.Context, digest api.Digest) (entryPath
 			delete(c.filling, digest)
 			c.mu.Unlock()
 			close(mine)
+			if err == nil {
+				c.added(ctx, digest)
+			}
 			return entry, err
 		}
 		c.mu.Unlock()

@@ -43,7 +43,7 @@ func TestLargePush(t *testing.T) {
 		n, err := random.Read(p[:min(len(p), left)])
 		left -= n
 		return n, err
-	}), "")
+	}), "", -1)
 	if err != nil || n != size {
 		t.Fatalf("put %d bytes: %v", n, err)
 	}
@@ -69,7 +69,7 @@ func TestSamePushAtOnce(t *testing.T) {
 	var made atomic.Int32
 	for range 16 {
 		all.Go(func() {
-			digest, size, err := b.PutBlob(t.Context(), alice, strings.NewReader(body), "")
+			digest, size, err := b.PutBlob(t.Context(), alice, strings.NewReader(body), "", -1)
 			if err != nil {
 				t.Error(err)
 				return

@@ -5,6 +5,7 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -23,14 +24,14 @@ type VersionStore interface {
 	Version(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error)
 	VersionByDigest(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Version, error)
 	Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error)
-	SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error)
+	SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string, by string, at api.Time) (api.Version, error)
 }
 
 // ModelStore is what the catalog needs of the database for models, their aliases and known crashes.
 type ModelStore interface {
 	Model(ctx context.Context, t api.TenantID, m api.ModelName) (api.Model, error)
 	Models(ctx context.Context, t api.TenantID, after api.ModelName, limit int) ([]api.Model, error)
-	MoveAlias(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, by, why string, at api.Time) (api.Alias, error)
+	MoveAlias(ctx context.Context, move api.AliasChange) (api.Alias, error)
 	AliasHistory(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, limit int) ([]api.AliasMove, error)
 
 	// Crashes counts how often the runtime died of a version, by the digest of its manifest.
@@ -45,18 +46,46 @@ type RepositoryStore interface {
 	UnlinkBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) error
 	ManifestByDigest(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.Manifest, error)
 	ManifestByTag(ctx context.Context, repo api.Repository, tag string) (api.Manifest, error)
-	DeleteManifest(ctx context.Context, repo api.Repository, d api.ContentDigest) error
-	DeleteTag(ctx context.Context, repo api.Repository, tag, by string, at api.Time) error
+	DeleteManifest(ctx context.Context, repo api.Repository, d api.ContentDigest, by string, at api.Time) error
+	DeleteTag(ctx context.Context, repo api.Repository, tag string, by *api.Principal, at api.Time) error
 	RepositoryTags(ctx context.Context, repo api.Repository, after string, limit int) ([]string, error)
 	Referrers(ctx context.Context, repo api.Repository, subject api.ContentDigest, artifactType string, after api.ContentDigest, limit int) ([]api.Manifest, error)
+	Repositories(ctx context.Context, t api.TenantID, after string, limit int) ([]string, error)
 	VersionsWithoutManifest(ctx context.Context, limit int) ([]api.Version, error)
+}
+
+// SearchStore is what the catalog needs of the database to search it.
+type SearchStore interface {
+	Search(ctx context.Context, q api.Search) ([]api.Found, error)
+	SearchWords(ctx context.Context, t api.TenantID, field, prefix string, limit int) ([]string, error)
+	SearchFields(ctx context.Context, t api.TenantID, limit int) ([]string, error)
+}
+
+// MetadataStore is what the catalog needs of the database for labels, what may change about a version, and rules of aliases.
+type MetadataStore interface {
+	VersionByLabel(ctx context.Context, t api.TenantID, m api.ModelName, label string) (api.Version, error)
+	VersionInRange(ctx context.Context, t api.TenantID, m api.ModelName, r api.LabelRange) (api.Version, error)
+	EditVersion(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, edit func(*api.Version) (api.Event, error)) (api.Version, error)
+	PutModelReader(ctx context.Context, t api.TenantID, m api.ModelName, r api.ModelReader) error
+	DeleteModelReader(ctx context.Context, t api.TenantID, m api.ModelName, reader api.TenantID, at api.Time, by string) error
+	ModelReaders(ctx context.Context, t api.TenantID, m api.ModelName) ([]api.ModelReader, error)
+	PutAliasRule(ctx context.Context, t api.TenantID, m api.ModelName, rule api.AliasRule) error
+	AliasRules(ctx context.Context, t api.TenantID, m api.ModelName) ([]api.AliasRule, error)
 }
 
 // Store is the part of the database that the catalog needs.
 type Store interface {
 	VersionStore
+	SearchStore
+	MetadataStore
 	ModelStore
 	RepositoryStore
+	HoldStore
+	TrashStore
+	RetentionStore
+	DerivedStore
+	TrustStore
+	RenameStore
 }
 
 // Probe loads a version in a process that may die of it. Its error refuses the push: CodeLoadFailed when the runtime said
@@ -67,11 +96,16 @@ type Probe func(ctx context.Context, want api.Want) error
 type Config struct {
 	Store    Store
 	Blobs    blob.Store
-	CacheDir string           // where Materialize keeps versions as plain files; made when missing
-	GrantDir string           // where uploads are remembered per tenant; "": `grants` beside CacheDir
-	Limits   Limits           // zero fields take their defaults
-	Probe    Probe            // nil: versions are not loaded before they are committed
-	Now      func() time.Time // nil: time.Now
+	CacheDir string                     // where Materialize keeps versions as plain files; made when missing
+	CacheMax int64                      // most bytes that CacheDir takes beside links to blobs, as far as nothing in use is over it; 0: no limit
+	Busy     func() map[api.Digest]bool // versions whose files must stay in CacheDir; nil: none
+	GrantDir string                     // where earlier releases remembered uploads per tenant; "": `grants` beside CacheDir
+	Holder   string                     // names this process in reservations, the same after each start; "": CacheDir
+	Limits   Limits                     // zero fields take their defaults
+	Window   time.Duration              // how long deleted things can be restored, for people to know; default 7 days
+	Probe    Probe                      // nil: versions are not loaded before they are committed
+	Renamed  Renamed                    // nil: nobody is told of renames
+	Now      func() time.Time           // nil: time.Now
 }
 
 // Catalog is the registry. All methods may be called from many goroutines.
@@ -80,12 +114,28 @@ type Catalog struct {
 	blobs    blob.Store
 	limits   Limits
 	probe    Probe
+	renamed  Renamed
 	now      func() time.Time
-	grants   grants
+	tried    seen[[sha256.Size]byte] // ONNX files that the runtime loaded: see keyOf
+	written  seen[api.Digest]        // configs that were made durable
 	cacheDir string
+	grantDir string
+	holder   string
+	window   time.Duration
 
-	mu      sync.Mutex                   // guards filling
-	filling map[api.Digest]chan struct{} // versions that are being materialized; closed when that ended
+	renaming sync.Mutex // held from a rename until it was told of, so that the last name is told last; never taken with mu
+	owedMu   sync.Mutex // guards owed; nothing else is taken under it
+	owed     []string   // reservations that could not be ended yet
+
+	mu         sync.Mutex // guards filling and making, and what of kept says so
+	cacheBytes int64
+	busy       func() map[api.Digest]bool
+	scanning   sync.Once
+	shrinking  sync.Mutex                   // held while versions are taken away; taken before mu
+	kept       map[api.Digest]*kept         // guarded by mu
+	keptBytes  int64                        // sum of kept; guarded by mu
+	filling    map[api.Digest]chan struct{} // versions that are being materialized; closed when that ended
+	making     map[api.Digest]chan struct{} // versions whose image is being made; closed when that ended
 }
 
 // New makes the directories and a Catalog on them.
@@ -103,27 +153,21 @@ func New(cfg Config) (*Catalog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the cache directory: %w", err)
 	}
-	for _, dir := range []string{cacheDir, cfg.GrantDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, storage("make the registry's directories", err)
-		}
+	setDefault(&cfg.Window, 7*24*time.Hour)
+	if cfg.Holder == "" {
+		cfg.Holder = cacheDir
 	}
-	root, err := os.OpenRoot(cfg.GrantDir)
-	if err != nil {
-		return nil, storage("open the grants", err)
+	if err := os.MkdirAll(cacheDir, 0o700); err != nil {
+		return nil, storage("make the registry's directories", err)
 	}
-	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, limits: cfg.Limits.withDefaults(), probe: cfg.Probe,
-		now: cfg.Now, cacheDir: cacheDir, filling: map[api.Digest]chan struct{}{}}
-	c.grants = grants{root: root, tenants: map[api.TenantID]bool{}}
-	if err := c.dropUnfinished(); err != nil {
-		root.Close()
-		return nil, err
-	}
-	return c, nil
+	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, limits: cfg.Limits.withDefaults(), probe: cfg.Probe, renamed: cfg.Renamed,
+		now: cfg.Now, cacheDir: cacheDir, grantDir: cfg.GrantDir, holder: cfg.Holder, window: cfg.Window, filling: map[api.Digest]chan struct{}{},
+		making: map[api.Digest]chan struct{}{}, cacheBytes: cfg.CacheMax, busy: cfg.Busy, kept: map[api.Digest]*kept{}}
+	return c, c.dropUnfinished()
 }
 
-// Close gives descriptors back.
-func (c *Catalog) Close() error { return c.grants.root.Close() }
+// Close ends a catalog. It holds nothing that outlives its last call.
+func (c *Catalog) Close() error { return nil }
 
 // Resolve finds the version that a reference names in a tenant: by number, alias or digest, and the latest one when it
 // names none. The version may be a rejected one; who deploys looks at its state.
@@ -137,6 +181,11 @@ func (c *Catalog) Resolve(ctx context.Context, t api.TenantID, ref api.Ref) (api
 		return c.store.Version(ctx, t, ref.Model, ref.Version)
 	case ref.Digest != "":
 		return c.store.VersionByDigest(ctx, t, ref.Model, ref.Digest)
+	case ref.Label != "":
+		v, err := c.byLabel(ctx, t, ref)
+		if ref.Alias == "" || !api.Is(err, api.CodeVersionNotFound) {
+			return v, err
+		} // an alias may look like a label, such as one that was pushed as an OCI tag
 	}
 	model, err := c.store.Model(ctx, t, ref.Model)
 	if err != nil {
@@ -193,27 +242,27 @@ func (c *Catalog) SetTags(ctx context.Context, p *api.Principal, m api.ModelName
 	if err := c.limits.checkTags(after); err != nil {
 		return api.Version{}, err
 	}
-	return c.store.SetTags(ctx, p.Tenant, m, n, set, remove)
+	return c.store.SetTags(ctx, p.Tenant, m, n, set, remove, p.Name, api.TimeOf(c.now()))
 }
 
-// MoveAlias makes an alias name a version, or deletes it when to is 0. It moves only when the alias has moved ifMoves
-// times so far; -1 moves it in any case.
-func (c *Catalog) MoveAlias(ctx context.Context, p *api.Principal, m api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, why string) (api.Alias, error) {
+// MoveAlias makes an alias name a version, or deletes it when To is 0, if it is as the change expects and its rule lets the
+// caller and the version through. The change's tenant, mover and time are filled in here.
+func (c *Catalog) MoveAlias(ctx context.Context, p *api.Principal, move api.AliasChange) (api.Alias, error) {
 	if err := mayWrite(p); err != nil {
 		return api.Alias{}, err
 	}
 	check := checkAlias
-	if to == 0 { // an odd one that is there already can be deleted
+	if move.To == 0 { // an odd one that is there already can be deleted
 		check = func(a api.AliasName) error { return api.CheckName("alias", string(a)) }
 	}
-	if err := check(a); err != nil {
+	if err := check(move.Alias); err != nil {
 		return api.Alias{}, err
 	}
-	if err := c.limits.checkWhy(why); err != nil {
+	if err := c.limits.checkWhy(move.Why); err != nil {
 		return api.Alias{}, err
 	}
-	if to != 0 {
-		v, err := c.store.Version(ctx, p.Tenant, m, to)
+	if move.To != 0 {
+		v, err := c.store.Version(ctx, p.Tenant, move.Model, move.To)
 		if err != nil {
 			return api.Alias{}, err
 		}
@@ -221,8 +270,12 @@ func (c *Catalog) MoveAlias(ctx context.Context, p *api.Principal, m api.ModelNa
 			return api.Alias{}, api.Fail(api.CodeModelRefused, v.Ref().String(), "the version is %s: %s", v.State, v.Reason).
 				WithCure("Move the alias to a version that is ready.")
 		}
+		if err := c.mayMove(ctx, &v, []api.AliasName{move.Alias}); err != nil {
+			return api.Alias{}, err
+		}
 	}
-	return c.store.MoveAlias(ctx, p.Tenant, m, a, to, ifMoves, p.Name, why, api.TimeOf(c.now()))
+	move.Tenant, move.By, move.At = p.Tenant, p, api.TimeOf(c.now())
+	return c.store.MoveAlias(ctx, move)
 }
 
 // AliasHistory lists an alias's moves, newest first. It is there also after the alias was deleted.

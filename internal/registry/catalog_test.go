@@ -55,7 +55,7 @@ func (b *bench) open(t testing.TB, change func(*registry.Config)) {
 
 func (b *bench) upload(t testing.TB, p *api.Principal, name, body string) api.UploadFile {
 	t.Helper()
-	digest, size, err := b.PutBlob(t.Context(), p, strings.NewReader(body), "")
+	digest, size, err := b.PutBlob(t.Context(), p, strings.NewReader(body), "", -1)
 	if err != nil {
 		t.Fatalf("upload %s: %v", name, err)
 	}

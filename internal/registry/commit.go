@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/crash"
 )
 
 // cardPath is the name under which a card that came with the push is kept as a file of the version, so that it is part of
@@ -29,37 +31,60 @@ func (c *Catalog) Commit(ctx context.Context, p *api.Principal, model api.ModelN
 	if err := c.limits.checkUpload(model, up); err != nil {
 		return api.Version{}, false, err
 	}
-	if err := c.checkUploaded(ctx, p.Tenant, up.Files); err != nil {
+	// The files are held for as long as this takes: they were uploaded at some time before.
+	room, kept := rand.Text(), false
+	defer c.releaseUnless(ctx, &kept, room)
+	if err := c.takeUploaded(ctx, room, p.Tenant, up.Files); err != nil {
 		return api.Version{}, false, err
 	}
 	v := api.Version{Tenant: p.Tenant, Model: model, State: api.VersionReady, Format: "onnx", Tags: up.Tags, Metrics: up.Metrics,
-		Card: up.Card, CreatedBy: p.Name}
-	push, err := c.prepare(ctx, &v, up.Files)
+		Card: up.Card, CreatedBy: p.Name, Origin: up.Origin, Notes: up.Notes, Label: up.Label}
+	push, err := c.prepare(ctx, &v, up.Files, room)
 	if err != nil {
 		return api.Version{}, false, err
 	}
-	push.Version, push.Aliases, push.Why = &v, up.Aliases, up.Why
+	if err := c.mayMove(ctx, &v, up.Aliases); err != nil {
+		return api.Version{}, false, err
+	}
+	if push.Lineage, err = c.lineage(ctx, p.Tenant, up.Lineage); err != nil {
+		return api.Version{}, false, err
+	}
+	crash.Point("registry: version tried out, not yet known")
+	push.Version, push.Aliases, push.Why, push.Pusher = &v, up.Aliases, up.Why, p
 	got, created, err := c.store.PutManifest(ctx, push)
-	if err != nil || created || len(up.Tags) == 0 {
+	kept = err == nil
+	if err != nil || created {
 		return got, created, err
 	}
-	got, err = c.SetTags(ctx, p, model, got.Number, up.Tags, nil)
+	if !up.Notes.IsZero() || up.Label != "" && up.Label != got.Label {
+		if got, err = c.renote(ctx, p, got.Ref(), up); err != nil {
+			return got, false, err
+		}
+	}
+	if len(up.Tags) > 0 {
+		got, err = c.SetTags(ctx, p, model, got.Number, up.Tags, nil)
+	}
 	return got, false, err
 }
 
 // prepare makes a version of files: it reads and tries them, and writes the manifest, all but the row.
-func (c *Catalog) prepare(ctx context.Context, v *api.Version, files []api.UploadFile) (api.ManifestPush, error) {
+// What it writes is held by the reservation.
+func (c *Catalog) prepare(ctx context.Context, v *api.Version, files []api.UploadFile, room string) (api.ManifestPush, error) {
+	given := v.Card != ""
 	if err := c.readFiles(ctx, v, files); err != nil {
 		return api.ManifestPush{}, err
 	}
-	if err := c.addCard(ctx, v); err != nil {
+	if err := c.addCard(ctx, v, room); err != nil {
 		return api.ManifestPush{}, err
 	}
-	push, err := c.writeManifest(ctx, *v)
+	push, err := c.writeManifest(ctx, *v, room)
 	if err != nil {
 		return push, err
 	}
 	v.Digest = push.Blob
+	if err := c.learn(v, given); err != nil {
+		return push, err
+	}
 	if err := c.finish(ctx, v); err != nil {
 		return push, err
 	}
@@ -80,11 +105,23 @@ func (c *Catalog) finish(ctx context.Context, v *api.Version) error {
 	return nil
 }
 
-// checkUploaded makes sure that the tenant itself sent every file, and that its length is as the push says.
-func (c *Catalog) checkUploaded(ctx context.Context, t api.TenantID, files []api.UploadFile) error {
+// takeUploaded makes sure that the tenant itself sent every file, and that its length is as the push says, and reserves them.
+func (c *Catalog) takeUploaded(ctx context.Context, room string, t api.TenantID, files []api.UploadFile) error {
 	for _, f := range files {
-		size, err := c.statBlob(ctx, t, f.Digest)
-		if api.Is(err, api.CodeBlobNotFound) {
+		if err := checkDigest(f.Digest); err != nil {
+			return fmt.Errorf("find %s: %w", f.Path, err)
+		}
+	}
+	held, err := c.store.TakeBlobs(ctx, c.holds(room, t, files)...)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		size, is := held[f.Digest]
+		if is {
+			_, err = c.blobs.Stat(ctx, f.Digest)
+		}
+		if !is || api.Is(err, api.CodeBlobNotFound) {
 			return api.Fail(api.CodeBlobNotFound, f.Path, "the bytes of %s were never uploaded here", f.Digest)
 		}
 		if err != nil {
@@ -97,21 +134,45 @@ func (c *Catalog) checkUploaded(ctx context.Context, t api.TenantID, files []api
 	return nil
 }
 
+// holds are the reservations that keep files of a tenant where they are.
+func (c *Catalog) holds(room string, t api.TenantID, files []api.UploadFile) []api.Reservation {
+	holds := make([]api.Reservation, len(files))
+	for i, f := range files {
+		holds[i] = api.Reservation{ID: room, Holder: c.holder, Tenant: t, Blob: f.Digest, Bytes: f.Size, At: api.TimeOf(c.now())}
+	}
+	return holds
+}
+
 // readFiles looks into every file, finds the one model among them, and fills in artifacts, signature and info.
 func (c *Catalog) readFiles(ctx context.Context, v *api.Version, files []api.UploadFile) error {
-	var models, others []api.UploadFile
+	var models, others, weights []api.UploadFile
+	formats := map[string]string{}
 	for _, f := range files {
-		is, err := c.sortFile(ctx, v, f)
+		is, format, err := c.sortFile(ctx, v, f)
 		if err != nil {
 			return err
 		}
-		switch is {
-		case api.RoleModel:
+		switch {
+		case format != "":
+			weights, formats[f.Path] = append(weights, f), format
+		case is == api.RoleModel:
 			models = append(models, f)
-		case api.RoleData:
+		case is == api.RoleData:
 			others = append(others, f)
 		}
 	}
+	if len(weights) > 0 {
+		if rest := slices.Concat(models, others); len(rest) > 0 {
+			return api.Fail(api.CodeFormatRefused, rest[0].Path, "the file is not %s like the others, and no document", formats[weights[0].Path]).
+				WithCure("Push weights of one format with text files (.md, .txt, .json, .yaml, .csv) beside them.")
+		}
+		return takeWeights(v, weights, formats)
+	}
+	return c.readModel(ctx, v, models, others, files)
+}
+
+// readModel takes the one ONNX model of a push, with the data that it names.
+func (c *Catalog) readModel(ctx context.Context, v *api.Version, models, others, files []api.UploadFile) error {
 	if len(models) == 0 && len(others) == 1 { // a lone file needs no extension: its content decides
 		models, others = others, nil
 	}
@@ -152,30 +213,49 @@ func (c *Catalog) readFiles(ctx context.Context, v *api.Version, files []api.Upl
 }
 
 // sortFile looks at one file's bytes and says what it could be: the model, its data, or a document, which is then added.
-func (c *Catalog) sortFile(ctx context.Context, v *api.Version, f api.UploadFile) (api.Role, error) {
+// format is given for weights, whose header is read and noted here.
+func (c *Catalog) sortFile(ctx context.Context, v *api.Version, f api.UploadFile) (is api.Role, format string, _ error) {
 	file, done, err := c.openAt(ctx, f.Digest)
 	if err != nil {
-		return "", fmt.Errorf("open %s: %w", f.Path, err)
+		return "", "", fmt.Errorf("open %s: %w", f.Path, err)
 	}
 	defer done()
-	reason, err := refuseContent(file, f.Size)
+	reason, format, err := refuseContent(file, f.Size)
 	if err != nil {
-		return "", fmt.Errorf("read %s: %w", f.Path, err)
+		return "", "", fmt.Errorf("read %s: %w", f.Path, err)
 	}
 	if reason != "" {
-		return "", api.Fail(api.CodeFormatRefused, f.Path, "the file is %s", reason)
+		return "", "", api.Fail(api.CodeFormatRefused, f.Path, "the file is %s", reason)
+	}
+	if format != "" {
+		if err := checkWeightName(f.Path, format); err != nil {
+			return "", "", err
+		}
+		if v.Info.Weights == nil {
+			v.Info.Weights = &api.WeightsInfo{}
+		}
+		_, err := inspectWeights(format, file, f.Size, v.Info.Weights)
+		return api.RoleModel, format, about(f.Path, err)
 	}
 	if _, is := textKind(f.Path); is {
 		if err := c.limits.checkDocument(f.Path, file, f.Size); err != nil {
-			return "", err
+			return "", "", err
 		}
 		v.Artifacts = append(v.Artifacts, artifact(f, api.RoleDoc))
-		return api.RoleDoc, nil
+		return api.RoleDoc, "", nil
 	}
 	if strings.EqualFold(path.Ext(f.Path), ".onnx") {
-		return api.RoleModel, nil
+		return api.RoleModel, "", nil
 	}
-	return api.RoleData, nil
+	return api.RoleData, "", nil
+}
+
+// about says which file an error is about.
+func about(name string, err error) error {
+	if ours := (*api.Error)(nil); errors.As(err, &ours) && ours.Subject == "" {
+		ours.Subject = name
+	}
+	return err
 }
 
 func (c *Catalog) inspectModel(ctx context.Context, entry api.UploadFile, files []api.UploadFile) (graph, error) {
@@ -195,14 +275,11 @@ func (c *Catalog) inspectModel(ctx context.Context, entry api.UploadFile, files 
 	}
 	defer done()
 	found, err := inspect(file, entry.Size, beside, c.limits.ONNX)
-	if ours := (*api.Error)(nil); errors.As(err, &ours) && ours.Subject == "" {
-		ours.Subject = entry.Path
-	}
-	return found, err
+	return found, about(entry.Path, err)
 }
 
 // addCard keeps the card as a file of the version. Without one in the push, a card or readme among the files is it.
-func (c *Catalog) addCard(ctx context.Context, v *api.Version) error {
+func (c *Catalog) addCard(ctx context.Context, v *api.Version, room string) error {
 	if v.Card == "" {
 		return c.findCard(ctx, v)
 	}
@@ -212,14 +289,11 @@ func (c *Catalog) addCard(ctx context.Context, v *api.Version) error {
 				WithCure("Send the card as a file or with the push, not both.")
 		}
 	}
-	info, err := c.blobs.Put(ctx, strings.NewReader(v.Card), "", int64(c.limits.CardBytes))
-	if err != nil {
+	card := newPaper([]byte(v.Card))
+	if err := c.write(ctx, v.Tenant, int64(c.limits.CardBytes), room, card); err != nil {
 		return err
 	}
-	if err := c.grants.add(v.Tenant, info.Digest); err != nil {
-		return err
-	}
-	v.Artifacts = append(v.Artifacts, artifact(api.UploadFile{Path: cardPath, Digest: info.Digest, Size: info.Size}, api.RoleDoc))
+	v.Artifacts = append(v.Artifacts, artifact(api.UploadFile{Path: cardPath, Digest: card.Blob, Size: card.Size}, api.RoleDoc))
 	sortArtifacts(v.Artifacts)
 	return nil
 }
@@ -254,13 +328,15 @@ func (c *Catalog) tryOut(ctx context.Context, v api.Version) error {
 		}
 		return nil
 	}
-	if c.probe == nil {
+	// No engine runs the other formats yet; files that were loaded once need not be loaded again.
+	if c.probe == nil || v.Format != api.FormatONNX || c.tried.has(keyOf(v.Artifacts)) {
 		return nil
 	}
 	want := api.Want{Instance: "probe-" + v.Digest.Short(), Tenant: v.Tenant, Subject: subject, Digest: v.Digest, Format: v.Format, Replicas: 1}
 	if err := c.probe(ctx, want); err != nil {
 		return fmt.Errorf("try out %s: %w", subject, err)
 	}
+	c.tried.add(keyOf(v.Artifacts))
 	return nil
 }
 

@@ -27,7 +27,6 @@ var magics = []struct {
 	{0, "PK\x03\x04", "a zip archive, as PyTorch and Keras write around pickle"},
 	{0, "PK\x05\x06", "a zip archive"},
 	{0, "\x89HDF\r\n\x1a\n", "HDF5, as Keras writes"},
-	{0, "GGUF", "GGUF"},
 	{0, "\x93NUMPY", "a NumPy array, which may hold pickle"},
 	{0, "7z\xbc\xaf\x27\x1c", "a 7-Zip archive"},
 	{0, "Rar!\x1a\x07", "a RAR archive"},
@@ -68,34 +67,32 @@ func textKind(p string) (kind string, is bool) {
 // refuseContent looks at a file's bytes, never at its name, and refuses what could run code when it is opened by the
 // tools it was made for: pickle, archives around it, programs. Scanners that look inside such formats are no boundary; an
 // allow-list of formats is. This one sees weights and papers too, so it must be exact where onnx.Sniff, which only ever
-// sees what is pushed as a model, may be quick: any two bytes begin some tensor.
-func refuseContent(file io.ReaderAt, size int64) (reason string, _ error) {
+// sees what is pushed as a model, may be quick: any two bytes begin some tensor. For weights it says which format they begin as.
+func refuseContent(file io.ReaderAt, size int64) (reason, weights string, _ error) {
 	head := make([]byte, min(headBytes, size))
 	if _, err := file.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return "", err
+		return "", "", err
 	}
 	for _, m := range magics {
 		if len(head) >= m.at+len(m.bytes) && string(head[m.at:m.at+len(m.bytes)]) == m.bytes {
-			return m.name, nil
+			return m.name, "", nil
 		}
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte("version https://git-lfs.github.com/spec/")):
-		return "a Git LFS pointer, not the file itself; run `git lfs pull` first", nil
+		return "a Git LFS pointer, not the file itself; run `git lfs pull` first", "", nil
 	case isPortableExecutable(file, head):
-		return "a program (PE)", nil
-	case isSafetensors(head, size):
-		return "safetensors", nil
+		return "a program (PE)", "", nil
 	case isPickle(file, size):
-		return "pickle, which runs code when it is opened", nil
+		return "pickle, which runs code when it is opened", "", nil
 	case isZlib(file, head, size):
-		return "zlib, as joblib writes around pickle", nil
+		return "zlib, as joblib writes around pickle", "", nil
 	}
 	zip, err := endsAsZip(file, size)
 	if err != nil || !zip {
-		return "", err
+		return "", weightFormat(head, size), err
 	}
-	return "also a zip archive (one is appended at its end)", nil
+	return "also a zip archive (one is appended at its end)", "", nil
 }
 
 func isPortableExecutable(file io.ReaderAt, head []byte) bool {
@@ -105,15 +102,6 @@ func isPortableExecutable(file io.ReaderAt, head []byte) bool {
 	var mark [4]byte
 	_, err := file.ReadAt(mark[:], int64(binary.LittleEndian.Uint32(head[0x3c:])))
 	return err == nil && string(mark[:]) == "PE\x00\x00"
-}
-
-// isSafetensors knows the 8-byte header length that is followed by a JSON object.
-func isSafetensors(head []byte, size int64) bool {
-	if len(head) < 10 {
-		return false
-	}
-	n := binary.LittleEndian.Uint64(head)
-	return n >= 2 && n <= uint64(size-8) && head[8] == '{' && (head[9] == '"' || head[9] == '}' || head[9] == ' ')
 }
 
 // isZlib tries to inflate, because two bytes alone also begin many a tensor.

@@ -15,7 +15,7 @@ func FuzzContent(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if _, err := registry.RefuseContent(bytes.NewReader(body), int64(len(body))); err != nil {
+		if _, _, err := registry.RefuseContent(bytes.NewReader(body), int64(len(body))); err != nil {
 			t.Errorf("error %v", err)
 		}
 	})

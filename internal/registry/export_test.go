@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/penstock/penstock/api"
 )
@@ -23,4 +25,16 @@ func ReadManifest(body []byte) (artifacts []api.Artifact, model bool, _ error) {
 		err = fmt.Errorf("a model without a config")
 	}
 	return artifacts, true, err
+}
+
+// Runs reports whether Run has begun.
+func (c *Collector) Runs() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.life != nil
+}
+
+// Step is one look of the loop.
+func (c *Collector) Step(ctx context.Context) (time.Duration, error) {
+	return c.step(ctx, collectLease)
 }

@@ -237,14 +237,24 @@ func artifactsOf(layers []layer) ([]api.Artifact, error) {
 		}
 		artifacts = append(artifacts, a)
 	}
-	if models == 0 && len(others) == 1 { // a lone file needs no extension
-		artifacts[others[0]].Role = api.RoleModel
+	if models == 0 && (len(others) == 1 || onlyWeights(artifacts, others)) { // a lone file needs no extension; of weights the first is it
+		first := slices.MinFunc(others, func(a, b int) int { return strings.Compare(artifacts[a].Path, artifacts[b].Path) })
+		artifacts[first].Role = api.RoleModel
 		models = 1
 	}
 	if models != 1 {
 		return nil, fmt.Errorf("manifest names %d model files, not one", models)
 	}
 	return artifacts, nil
+}
+
+// onlyWeights reports whether the files are named as weights of one format.
+func onlyWeights(artifacts []api.Artifact, at []int) bool {
+	if len(at) == 0 {
+		return false
+	}
+	first := weightNames[strings.ToLower(path.Ext(artifacts[at[0]].Path))]
+	return first != "" && !slices.ContainsFunc(at, func(i int) bool { return weightNames[strings.ToLower(path.Ext(artifacts[i].Path))] != first })
 }
 
 // roleByName is what a file is by its name alone.

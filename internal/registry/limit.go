@@ -77,6 +77,17 @@ func (l Limits) checkUpload(model api.ModelName, up api.Upload) error {
 	if err := l.checkWhy(up.Why); err != nil {
 		return err
 	}
+	if err := l.checkOrigin(up.Origin); err != nil {
+		return err
+	}
+	if err := l.checkNotes(up.Notes); err != nil {
+		return err
+	}
+	if up.Label != "" {
+		if _, err := api.ParseLabel(up.Label); err != nil {
+			return err
+		}
+	}
 	return l.checkFiles(up.Files)
 }
 

@@ -26,6 +26,7 @@ const (
 	noteRole      = "dev.penstock.role"      // of a layer: model, data or doc
 	noteSignature = "dev.penstock.signature" // of the manifest: api.Signature as JSON
 	noteMetrics   = "dev.penstock.metrics"   // of the manifest: name to number, as JSON
+	noteOrigin    = "dev.penstock.origin"    // of the manifest: api.Origin as JSON, as it was given at the push
 )
 
 // manifest is an OCI image manifest. Field order is byte order: the digest is the version's identity, so the same files
@@ -71,9 +72,9 @@ type fileNote struct {
 	TypeFlag byte   `json:"typeflag"`
 }
 
-// writeManifest stores a version's config and manifest as blobs and returns what the repository is told of them. The
-// artifacts must be in their final order.
-func (c *Catalog) writeManifest(ctx context.Context, v api.Version) (push api.ManifestPush, err error) {
+// writeManifest stores a version's config and manifest as blobs, with its scan report, and returns what the repository is
+// told of them. The artifacts must be in their final order.
+func (c *Catalog) writeManifest(ctx context.Context, v api.Version, room string) (push api.ManifestPush, err error) {
 	var config modelConfig
 	config.Config.Format = v.Format
 	config.Config.ParamSize = paramSize(v.Info.Parameters)
@@ -88,9 +89,11 @@ func (c *Catalog) writeManifest(ctx context.Context, v api.Version) (push api.Ma
 		m.Layers = append(m.Layers, descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size,
 			Annotations: map[string]string{notePath: a.Path, noteTitle: a.Path, noteFile: string(note), noteRole: string(a.Role)}})
 	}
-	if m.Config, err = c.putJSON(ctx, mediaConfig, config); err != nil {
+	configured, err := c.encode(mediaConfig, config)
+	if err != nil {
 		return push, err
 	}
+	m.Config = configured.describe(mediaConfig)
 	signature, err := json.Marshal(v.Signature)
 	if err != nil {
 		return push, fmt.Errorf("describe the signature: %w", err)
@@ -103,12 +106,31 @@ func (c *Catalog) writeManifest(ctx context.Context, v api.Version) (push api.Ma
 		}
 		m.Annotations[noteMetrics] = string(metrics)
 	}
-	written, err := c.putJSON(ctx, mediaManifest, m)
+	if !v.Origin.IsZero() {
+		origin, err := json.Marshal(v.Origin)
+		if err != nil {
+			return push, fmt.Errorf("describe the origin: %w", err)
+		}
+		m.Annotations[noteOrigin] = string(origin)
+	}
+	written, err := c.encode(mediaManifest, m)
 	if err != nil {
 		return push, err
 	}
-	push.Manifest = api.Manifest{Repository: api.Repository{Tenant: v.Tenant, Name: string(v.Model)}, RepositoryBlob: known(written),
+	v.Digest = written.Blob
+	along, papers, err := c.reportAlong(ctx, &v, written)
+	if err != nil {
+		return push, err
+	}
+	if err := c.write(ctx, v.Tenant, max(c.limits.ManifestBytes, attachmentBytes), room, append(papers, configured, written)...); err != nil {
+		return push, err
+	}
+	c.written.add(configured.Blob)
+	c.written.add(emptyConfig.Blob)
+	push.Along = along
+	push.Manifest = api.Manifest{Repository: api.Repository{Tenant: v.Tenant, Name: string(v.Model)}, RepositoryBlob: written.RepositoryBlob,
 		MediaType: mediaManifest, ArtifactType: typeModel, PushedBy: v.CreatedBy}
+	push.Reservation = room
 	for _, d := range append(m.Layers, m.Config) {
 		push.Parts = append(push.Parts, api.ContentDigest(d.Digest))
 		push.Links = append(push.Links, known(d))
@@ -121,20 +143,20 @@ func known(d descriptor) api.RepositoryBlob {
 	return api.RepositoryBlob{Digest: api.ContentDigest(d.Digest), Blob: d.Digest, Size: d.Size}
 }
 
-func (c *Catalog) putJSON(ctx context.Context, mediaType string, value any) (descriptor, error) {
+// encode makes a paper of JSON.
+func (c *Catalog) encode(mediaType string, value any) (paper, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(value); err != nil {
-		return descriptor{}, fmt.Errorf("encode %s: %w", mediaType, err)
+		return paper{}, fmt.Errorf("encode %s: %w", mediaType, err)
 	}
 	body := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 	if int64(len(body)) > c.limits.ManifestBytes {
-		return descriptor{}, api.Fail(api.CodeTooLarge, "", "the version's description has %d bytes, over the limit of %d",
+		return paper{}, api.Fail(api.CodeTooLarge, "", "the version's description has %d bytes, over the limit of %d",
 			len(body), c.limits.ManifestBytes)
 	}
-	info, err := c.blobs.Put(ctx, bytes.NewReader(body), "", c.limits.ManifestBytes)
-	return descriptor{MediaType: mediaType, Digest: info.Digest, Size: info.Size}, err
+	return newPaper(body), nil
 }
 
 // parseManifest reads the files of a version's manifest back and trusts nothing in it: it may have been written by another

@@ -122,8 +122,6 @@ func TestRefusedContent(t *testing.T) {
 		"tar, as .nemo is":            strings.Repeat("\x00", 257) + "ustar\x0000" + strings.Repeat("\x00", 300),
 		"keras hdf5":                  "\x89HDF\r\n\x1a\nrest",
 		"numpy with objects":          "\x93NUMPY\x01\x00v\x00{'descr': '|O'}",
-		"gguf":                        "GGUF\x03\x00\x00\x00",
-		"safetensors":                 "\x10\x00\x00\x00\x00\x00\x00\x00{\"__metadata__\":{}",
 		"a shared library":            "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 64),
 		"a script":                    "#!/bin/sh\nrm -rf /\n",
 		"a Git LFS pointer":           "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
@@ -313,7 +311,8 @@ func TestRefusedUploads(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []api.ModelName{"", "..", "../x", "Upper", "con\n", "%s ", api.ModelName(strings.Repeat("a", 64))} {
+	for _, name := range []api.ModelName{"", "..", "../x", "Upper", "con\n", "-rf", "%s", "a\u202eb", "\U0001F4A7", "\u212aelvin", "a ", "tag\nname",
+		api.ModelName(strings.Repeat("a", 64)), api.ModelName(strings.Repeat("a", 300))} {
 		_, _, err := b.Commit(t.Context(), alice, name, api.Upload{Files: at("a.md")})
 		wantCode(t, "model "+string(name), err, api.CodeBadName)
 	}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/blob"
+	"github.com/penstock/penstock/internal/crash"
 )
 
 // What follows is for OCI clients: blobs, manifests and tags of repositories. Whether the caller may is asked here once more,
@@ -30,24 +32,38 @@ func (c *Catalog) OpenBlob(ctx context.Context, d api.Digest) (io.ReadSeekCloser
 	return c.blobs.Open(ctx, d)
 }
 
-// KeepBlob streams a blob into a repository. It is durable on return.
-func (c *Catalog) KeepBlob(ctx context.Context, p *api.Principal, repo api.Repository, want api.Digest, r io.Reader) (api.RepositoryBlob, error) {
+// KeepBlob streams a blob into a repository. It is durable on return. length is how long it says it is, or -1.
+func (c *Catalog) KeepBlob(ctx context.Context, p *api.Principal, repo api.Repository, want api.Digest, r io.Reader, length int64) (api.RepositoryBlob, error) {
 	if err := mayPush(p, repo); err != nil {
 		return api.RepositoryBlob{}, err
 	}
-	info, err := c.blobs.Put(ctx, r, want, c.limits.BlobBytes)
-	if err != nil {
-		return api.RepositoryBlob{}, err
-	}
-	b := api.RepositoryBlob{Digest: api.ContentDigest(info.Digest), Blob: info.Digest, Size: info.Size}
-	return b, c.link(ctx, repo, b)
+	return c.takeIn(ctx, repo, r, want, length)
 }
 
-// KeepFile takes a file over whose digests the caller computed and whose bytes are synced.
-func (c *Catalog) KeepFile(ctx context.Context, p *api.Principal, repo api.Repository, b api.RepositoryBlob, path string) error {
+// ReserveUpload sets room aside for an upload that comes in pieces: so many bytes in all.
+func (c *Catalog) ReserveUpload(ctx context.Context, repo api.Repository, id string, bytes int64) error {
+	return c.reserve(ctx, api.Reservation{ID: id, Holder: c.holder, Tenant: repo.Tenant, Bytes: bytes})
+}
+
+// ReleaseUpload ends the reservation of an upload that nothing became of.
+func (c *Catalog) ReleaseUpload(ctx context.Context, id string) { c.release(ctx, id) }
+
+// KeepUploads ends all reservations of this process's earlier life but those of uploads that go on. Call it before anything
+// is uploaded.
+func (c *Catalog) KeepUploads(ctx context.Context, uploads []api.Reservation) error {
+	return c.store.KeepRoom(ctx, c.holder, uploads)
+}
+
+// KeepFile takes a file over whose digests the caller computed and whose bytes are synced. upload is the id that its room
+// was reserved by, which ends with success.
+func (c *Catalog) KeepFile(ctx context.Context, p *api.Principal, repo api.Repository, b api.RepositoryBlob, path, room string) error {
 	if err := mayPush(p, repo); err != nil {
 		return err
 	}
+	if err := c.reserve(ctx, api.Reservation{ID: room, Holder: c.holder, Tenant: repo.Tenant, Blob: b.Blob, Bytes: b.Size}); err != nil {
+		return err
+	}
+	crash.Point("registry: room held, file not yet taken")
 	err := errors.ErrUnsupported
 	if keeper, is := c.blobs.(blob.Keeper); is {
 		err = keeper.Keep(ctx, path, blob.Info{Digest: b.Blob, Size: b.Size})
@@ -58,20 +74,30 @@ func (c *Catalog) KeepFile(ctx context.Context, p *api.Principal, repo api.Repos
 	if err != nil {
 		return err
 	}
-	return c.link(ctx, repo, b)
+	crash.Point("registry: file taken, not yet linked")
+	return c.link(ctx, repo, b, room)
 }
 
 // LinkKept makes a repository hold a blob that KeepFile took for it without coming to its end; CodeBlobNotFound when it did
 // not even come so far.
 func (c *Catalog) LinkKept(ctx context.Context, repo api.Repository, b api.RepositoryBlob) error {
+	room := rand.Text()
+	if err := c.reserve(ctx, api.Reservation{ID: room, Holder: c.holder, Tenant: repo.Tenant, Blob: b.Blob, Bytes: b.Size}); err != nil {
+		return err
+	}
 	info, err := c.blobs.Stat(ctx, b.Blob)
 	if err != nil {
+		c.release(ctx, room)
 		return err
 	}
 	if info.Size != b.Size {
+		c.release(ctx, room)
 		return api.Fail(api.CodeBlobNotFound, string(b.Digest), "the blob kept has %d bytes, the upload had %d", info.Size, b.Size)
 	}
-	return c.link(ctx, repo, b)
+	if err = c.link(ctx, repo, b, room); err != nil {
+		c.release(ctx, room)
+	}
+	return err
 }
 
 func (c *Catalog) copyFile(ctx context.Context, b api.RepositoryBlob, path string) error {
@@ -85,11 +111,8 @@ func (c *Catalog) copyFile(ctx context.Context, b api.RepositoryBlob, path strin
 }
 
 // link writes down who holds a blob: the tenant, which may make versions of it, and the repository, whose clients may pull it.
-func (c *Catalog) link(ctx context.Context, repo api.Repository, b api.RepositoryBlob) error {
-	if err := c.grants.add(repo.Tenant, b.Blob); err != nil {
-		return err
-	}
-	return c.store.LinkBlob(ctx, repo, b, api.TimeOf(c.now()))
+func (c *Catalog) link(ctx context.Context, repo api.Repository, b api.RepositoryBlob, room string) error {
+	return c.store.KeepBlob(ctx, api.BlobKeep{Repository: repo, Blob: b, Reservation: room, At: api.TimeOf(c.now())})
 }
 
 // MountBlob makes a repository hold a blob of another one of the same tenant, or of any when from is empty. It reports false
@@ -119,12 +142,12 @@ func (c *Catalog) ManifestByTag(ctx context.Context, repo api.Repository, tag st
 	return c.store.ManifestByTag(ctx, repo, tag)
 }
 
-// DeleteManifest removes a manifest that is no version, with its tags.
+// DeleteManifest deletes a manifest with its tags; it can be restored for a while. One that is a version goes as such.
 func (c *Catalog) DeleteManifest(ctx context.Context, p *api.Principal, repo api.Repository, d api.ContentDigest) error {
 	if err := mayPush(p, repo); err != nil {
 		return err
 	}
-	return c.store.DeleteManifest(ctx, repo, d)
+	return c.store.DeleteManifest(ctx, repo, d, p.Name, api.TimeOf(c.now()))
 }
 
 // DeleteTag removes a tag or the alias of that name.
@@ -132,12 +155,17 @@ func (c *Catalog) DeleteTag(ctx context.Context, p *api.Principal, repo api.Repo
 	if err := mayPush(p, repo); err != nil {
 		return err
 	}
-	return c.store.DeleteTag(ctx, repo, tag, p.Name, api.TimeOf(c.now()))
+	return c.store.DeleteTag(ctx, repo, tag, p, api.TimeOf(c.now()))
 }
 
 // RepositoryTags lists the tags and aliases of a repository by their bytes.
 func (c *Catalog) RepositoryTags(ctx context.Context, repo api.Repository, after string, limit int) ([]string, error) {
 	return c.store.RepositoryTags(ctx, repo, after, limit)
+}
+
+// Repositories lists a tenant's repositories by their bytes.
+func (c *Catalog) Repositories(ctx context.Context, t api.TenantID, after string, limit int) ([]string, error) {
+	return c.store.Repositories(ctx, t, after, limit)
 }
 
 // Referrers lists the manifests that refer to a digest.
@@ -176,7 +204,7 @@ func (c *Catalog) PutManifest(ctx context.Context, p *api.Principal, repo api.Re
 	if err != nil {
 		return api.ManifestReceipt{}, err
 	}
-	push := api.ManifestPush{Tags: up.Tags, Why: "pushed by an OCI client", Manifest: api.Manifest{Repository: repo, RepositoryBlob: body,
+	push := api.ManifestPush{Tags: up.Tags, Why: "pushed by an OCI client", Pusher: p, Manifest: api.Manifest{Repository: repo, RepositoryBlob: body,
 		MediaType: m.MediaType, ArtifactType: m.artifactType(), Pushed: api.TimeOf(c.now()), PushedBy: p.Name}}
 	for digest := range parts {
 		push.Parts = append(push.Parts, digest)
@@ -185,21 +213,42 @@ func (c *Catalog) PutManifest(ctx context.Context, p *api.Principal, repo api.Re
 	if m.Subject != nil {
 		push.Subject, push.Annotations = m.Subject.Digest, m.Annotations
 	}
-	if _, err := c.blobs.Put(ctx, newReader(up.Body), body.Blob, c.limits.ManifestBytes); err != nil {
+	// Parts and manifest are held for as long as this takes, which is long when a version is tried out.
+	kept := false
+	push.Reservation = rand.Text()
+	defer c.releaseUnless(ctx, &kept, push.Reservation)
+	if err := c.reserve(ctx, c.partHolds(&push, parts)...); err != nil {
 		return api.ManifestReceipt{}, err
 	}
+	if err := c.write(ctx, repo.Tenant, c.limits.ManifestBytes, push.Reservation, newPaper(up.Body)); err != nil {
+		return api.ManifestReceipt{}, err
+	}
+	crash.Point("registry: manifest kept, not yet known")
 	receipt := api.ManifestReceipt{Digest: body.Digest, Subject: push.Subject}
 	if m.isModel() {
 		if err := c.receive(ctx, &push, &m, parts); err != nil {
 			return api.ManifestReceipt{}, err
 		}
 		receipt.Warnings = pushedAliases(&push)
+		if err := c.mayMove(ctx, push.Version, push.Aliases); err != nil {
+			return api.ManifestReceipt{}, err
+		}
 	}
 	v, _, err := c.store.PutManifest(ctx, push)
-	if err == nil && push.Version != nil {
+	if kept = err == nil; kept && push.Version != nil {
 		receipt.Version = &v
+		c.report(ctx, &v)
 	}
 	return receipt, err
+}
+
+// partHolds are the reservations that keep a manifest's parts where they are.
+func (c *Catalog) partHolds(push *api.ManifestPush, parts map[api.ContentDigest]api.RepositoryBlob) []api.Reservation {
+	holds := make([]api.Reservation, 0, len(parts))
+	for _, digest := range push.Parts {
+		holds = append(holds, api.Reservation{ID: push.Reservation, Holder: c.holder, Tenant: push.Tenant, Blob: parts[digest].Blob, Bytes: parts[digest].Size})
+	}
+	return holds
 }
 
 // nameBody computes the digests of a manifest and holds them against the one that the sender gave.
@@ -278,7 +327,7 @@ func (c *Catalog) receive(ctx context.Context, push *api.ManifestPush, m *receiv
 	if err != nil {
 		return err
 	}
-	v := api.Version{Tenant: push.Tenant, Model: model, State: api.VersionReady, Format: "onnx", CreatedBy: push.PushedBy, Metrics: c.metrics(m)}
+	v := api.Version{Tenant: push.Tenant, Model: model, State: api.VersionReady, Format: "onnx", CreatedBy: push.PushedBy, Metrics: c.metrics(m), Origin: c.origin(m)}
 	if plainFiles(layers) && push.Digest == api.ContentDigest(push.Blob) {
 		v.Digest = push.Blob
 		if err := c.receivePlain(ctx, &v, layers); err != nil {
@@ -294,11 +343,14 @@ func (c *Catalog) receive(ctx context.Context, push *api.ManifestPush, m *receiv
 	if err := c.limits.checkFiles(files); err != nil {
 		return err
 	}
-	made, err := c.prepare(ctx, &v, files)
+	if err := c.reserve(ctx, c.holds(push.Reservation, push.Tenant, files)...); err != nil {
+		return err
+	}
+	made, err := c.prepare(ctx, &v, files, push.Reservation)
 	if err != nil {
 		return err
 	}
-	made.Version = &v
+	made.Version, made.More = &v, true
 	if _, _, err := c.store.PutManifest(ctx, made); err != nil {
 		return err
 	}
@@ -337,6 +389,9 @@ func (c *Catalog) receivePlain(ctx context.Context, v *api.Version, layers []lay
 	if err := c.findCard(ctx, v); err != nil {
 		return err
 	}
+	if err := c.learn(v, false); err != nil {
+		return err
+	}
 	return c.finish(ctx, v)
 }
 
@@ -348,6 +403,14 @@ func (c *Catalog) metrics(m *received) map[string]float64 {
 		return nil
 	}
 	return metrics
+}
+
+// origin takes over what a Penstock wrote into a manifest about where the version came from, as metrics does.
+func (c *Catalog) origin(m *received) (o api.Origin) {
+	if text := m.Annotations[noteOrigin]; text == "" || json.Unmarshal([]byte(text), &o) != nil || c.limits.checkOrigin(o) != nil {
+		return api.Origin{}
+	}
+	return o
 }
 
 // pushedAliases makes aliases of the tags that can be, and says of the others that they are tags alone.
@@ -374,6 +437,9 @@ func pushedAliases(push *api.ManifestPush) (warnings []string) {
 // Shelve makes the versions of before there were repositories known to OCI clients. Call it at start. A version whose
 // manifest cannot be read stays unknown to them, and is tried again at the next start.
 func (c *Catalog) Shelve(ctx context.Context) error {
+	if err := c.adoptGrants(ctx); err != nil {
+		return err
+	}
 	for {
 		const some = 100
 		versions, err := c.store.VersionsWithoutManifest(ctx, some)

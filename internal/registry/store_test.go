@@ -13,19 +13,57 @@ import (
 
 // memoryStore is the catalog's part of the database, as plain maps: the seam's fake for this room's tests.
 type memoryStore struct {
-	registry.RepositoryStore // none: what needs it is tested on a real database
+	registry.DerivedStore    // not asked for here
+	registry.RepositoryStore // none: what needs these is tested on a real database
+	registry.TrashStore
+	registry.RetentionStore
+	registry.SearchStore   // the same
+	registry.MetadataStore // the same
+	registry.RenameStore   // the same
 
 	mu       sync.Mutex // guards all below
 	versions map[string][]api.Version
 	aliases  map[string][]api.Alias
 	history  map[string][]api.AliasMove
 	crashes  map[api.Digest]int
-	fail     error // answered by CommitVersion
+	fail     error            // answered by CommitVersion
+	held     map[string]int64 // by tenant and digest
+}
+
+func (s *memoryStore) Reserve(context.Context, ...api.Reservation) error         { return nil }
+func (s *memoryStore) ReleaseRoom(context.Context, string) error                 { return nil }
+func (s *memoryStore) KeepRoom(context.Context, string, []api.Reservation) error { return nil }
+
+func (s *memoryStore) KeepBlob(_ context.Context, k api.BlobKeep) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[string(k.Tenant)+" "+string(k.Blob.Blob)] = k.Blob.Size
+	return nil
+}
+
+func (s *memoryStore) TakeBlobs(_ context.Context, room ...api.Reservation) (map[api.Digest]int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sizes := map[api.Digest]int64{}
+	for _, r := range room {
+		if size, is := s.held[string(r.Tenant)+" "+string(r.Blob)]; is {
+			sizes[r.Blob] = size
+		}
+	}
+	return sizes, nil
+}
+
+func (s *memoryStore) HeldBlob(ctx context.Context, t api.TenantID, b api.Digest, at api.Time) (int64, error) {
+	sizes, err := s.TakeBlobs(ctx, api.Reservation{Tenant: t, Blob: b, At: at})
+	if size, is := sizes[b]; is || err != nil {
+		return size, err
+	}
+	return 0, api.Fail(api.CodeBlobNotFound, string(b), "no such blob")
 }
 
 func newMemoryStore() *memoryStore {
 	return &memoryStore{versions: map[string][]api.Version{}, aliases: map[string][]api.Alias{},
-		history: map[string][]api.AliasMove{}, crashes: map[api.Digest]int{}}
+		history: map[string][]api.AliasMove{}, crashes: map[api.Digest]int{}, held: map[string]int64{}}
 }
 
 func key(t api.TenantID, m api.ModelName) string { return string(t) + "/" + string(m) }
@@ -52,6 +90,11 @@ func (s *memoryStore) CommitVersion(_ context.Context, v api.Version, aliases []
 }
 
 func (s *memoryStore) PutManifest(ctx context.Context, push api.ManifestPush) (api.Version, bool, error) {
+	for _, b := range append(push.Links, push.RepositoryBlob) {
+		if err := s.KeepBlob(ctx, api.BlobKeep{Repository: push.Repository, Blob: b}); err != nil {
+			return api.Version{}, false, err
+		}
+	}
 	return s.CommitVersion(ctx, *push.Version, push.Aliases, push.Why)
 }
 
@@ -102,7 +145,7 @@ func (s *memoryStore) Versions(_ context.Context, t api.TenantID, m api.ModelNam
 	return out, nil
 }
 
-func (s *memoryStore) SetTags(_ context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
+func (s *memoryStore) SetTags(_ context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string, _ string, _ api.Time) (api.Version, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, v := range s.versions[key(t, m)] {
@@ -145,9 +188,10 @@ func (s *memoryStore) Models(_ context.Context, t api.TenantID, after api.ModelN
 	return out, nil
 }
 
-func (s *memoryStore) MoveAlias(_ context.Context, t api.TenantID, m api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, by, why string, at api.Time) (api.Alias, error) {
+func (s *memoryStore) MoveAlias(_ context.Context, move api.AliasChange) (api.Alias, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	t, m, a, ifMoves := move.Tenant, move.Model, move.Alias, move.Moves
 	var moves int64
 	for _, alias := range s.aliases[key(t, m)] {
 		if alias.Name == a {
@@ -157,7 +201,7 @@ func (s *memoryStore) MoveAlias(_ context.Context, t api.TenantID, m api.ModelNa
 	if ifMoves >= 0 && ifMoves != moves {
 		return api.Alias{}, api.Fail(api.CodeStale, string(a), "the alias moved meanwhile")
 	}
-	return s.move(key(t, m), a, to, by, why, at), nil
+	return s.move(key(t, m), a, move.To, move.Mover(), move.Why, move.At), nil
 }
 
 func (s *memoryStore) AliasHistory(_ context.Context, t api.TenantID, m api.ModelName, a api.AliasName, limit int) ([]api.AliasMove, error) {

@@ -45,7 +45,7 @@ func TestTenantsApart(t *testing.T) {
 			return err
 		},
 		"alias": func(m api.ModelName) error {
-			_, err := b.MoveAlias(t.Context(), mallet, m, "champion", 1, -1, "")
+			_, err := b.MoveAlias(t.Context(), mallet, api.AliasChange{Model: m, Alias: "champion", To: 1, Moves: -1, Why: ""})
 			return err
 		},
 	}
@@ -86,13 +86,13 @@ func TestScopes(t *testing.T) {
 	file := api.UploadFile{Path: "m.onnx", Digest: v.Artifacts[0].Digest, Size: v.Artifacts[0].Size}
 	infer := &api.Principal{Tenant: "acme", Name: "infer", Scopes: []api.Scope{api.ScopeInfer}}
 	for _, p := range []*api.Principal{nil, reader, infer} {
-		_, _, err := b.PutBlob(t.Context(), p, strings.NewReader("x"), "")
+		_, _, err := b.PutBlob(t.Context(), p, strings.NewReader("x"), "", -1)
 		wantCode(t, "put", err, api.CodeForbidden)
 		_, _, err = b.Commit(t.Context(), p, "digits", api.Upload{Files: []api.UploadFile{file}})
 		wantCode(t, "commit", err, api.CodeForbidden)
 		_, err = b.SetTags(t.Context(), p, "digits", 1, nil, nil)
 		wantCode(t, "tags", err, api.CodeForbidden)
-		_, err = b.MoveAlias(t.Context(), p, "digits", "champion", 1, -1, "")
+		_, err = b.MoveAlias(t.Context(), p, api.AliasChange{Model: "digits", Alias: "champion", To: 1, Moves: -1, Why: ""})
 		wantCode(t, "alias", err, api.CodeForbidden)
 		if _, err = b.StatBlob(t.Context(), p, file.Digest); p != reader {
 			wantCode(t, "stat", err, api.CodeForbidden)
@@ -113,7 +113,7 @@ func TestGrantsOutliveRestart(t *testing.T) {
 	wantCode(t, "stat by another tenant", err, api.CodeBlobNotFound)
 	for _, tenant := range []api.TenantID{"", "..", "../acme", "ACME", "a/b"} {
 		odd := &api.Principal{Tenant: tenant, Scopes: []api.Scope{api.ScopeAdmin}}
-		if _, _, err := b.PutBlob(t.Context(), odd, strings.NewReader("x"), ""); err == nil {
+		if _, _, err := b.PutBlob(t.Context(), odd, strings.NewReader("x"), "", -1); err == nil {
 			t.Errorf("tenant %q may put", tenant)
 		}
 	}
@@ -137,19 +137,19 @@ func TestTagsAndAliases(t *testing.T) {
 		t.Errorf("64 tags: %d, %v", len(v.Tags), err)
 	}
 	for i, to := range []api.VersionNumber{1, 2, 1, 0} {
-		alias, err := b.MoveAlias(t.Context(), alice, "digits", "champion", to, int64(i), fmt.Sprint("why ", i))
+		alias, err := b.MoveAlias(t.Context(), alice, api.AliasChange{Model: "digits", Alias: "champion", To: to, Moves: int64(i), Why: fmt.Sprint("why ", i)})
 		if err != nil || alias.Moves != int64(i+1) || alias.MovedBy != "alice" {
 			t.Fatalf("move %d: %+v, %v", i, alias, err)
 		}
 	}
-	_, err = b.MoveAlias(t.Context(), alice, "digits", "champion", 1, 1, "")
+	_, err = b.MoveAlias(t.Context(), alice, api.AliasChange{Model: "digits", Alias: "champion", To: 1, Moves: 1, Why: ""})
 	wantCode(t, "a stale move", err, api.CodeStale)
-	_, err = b.MoveAlias(t.Context(), alice, "digits", "champion", 3, -1, "")
+	_, err = b.MoveAlias(t.Context(), alice, api.AliasChange{Model: "digits", Alias: "champion", To: 3, Moves: -1, Why: ""})
 	wantCode(t, "a version that is not there", err, api.CodeVersionNotFound)
-	_, err = b.MoveAlias(t.Context(), alice, "digits", "Champion", 1, -1, "")
+	_, err = b.MoveAlias(t.Context(), alice, api.AliasChange{Model: "digits", Alias: "Champion", To: 1, Moves: -1, Why: ""})
 	wantCode(t, "a bad name", err, api.CodeBadName)
 	b.store.reject("acme", "digits", 2, "it lies")
-	_, err = b.MoveAlias(t.Context(), alice, "digits", "champion", 2, -1, "")
+	_, err = b.MoveAlias(t.Context(), alice, api.AliasChange{Model: "digits", Alias: "champion", To: 2, Moves: -1, Why: ""})
 	wantCode(t, "a rejected version", err, api.CodeModelRefused)
 	_, _, err = b.push(t, alice, "digits", map[string]string{"m.onnx": net{name: "2"}.onnx()})
 	wantCode(t, "a rejected version pushed again", err, api.CodeModelRefused)

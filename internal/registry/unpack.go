@@ -2,7 +2,6 @@ package registry
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -24,8 +23,6 @@ const (
 	windowMax     = 128 << 20 // memory of one zstd decoder
 	archiveFactor = 4         // of Limits.BlobBytes: bytes unpacked from one layer
 )
-
-func newReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
 // unpack gives the files of layers that cannot be used as they are: archives are taken apart into blobs, and layers named by
 // sha512 get the names that the store has for them. Nothing of an archive is trusted: only plain files are taken, their
@@ -59,7 +56,8 @@ func (c *Catalog) unpackLayer(ctx context.Context, t api.TenantID, l layer, b ap
 	}
 	defer done()
 	limit := max(archiveFree, min(b.Size*archiveRatio, archiveFactor*c.limits.BlobBytes))
-	archive := tar.NewReader(&bounded{from: plain, left: limit})
+	in := &bounded{from: plain, left: limit}
+	archive := tar.NewReader(in)
 	for range entriesMax {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -76,6 +74,15 @@ func (c *Catalog) unpackLayer(ctx context.Context, t api.TenantID, l layer, b ap
 			return nil, api.Fail(api.CodeFormatRefused, shown(header.Name), "the archive holds something that is no plain file (type %q)", header.Typeflag).
 				WithCure("Pack plain files only: no links and no devices.")
 		}
+		// The reader makes up what a sparse file leaves out, so its packed bytes bound nothing.
+		for key := range header.PAXRecords {
+			if strings.HasPrefix(key, "GNU.sparse.") {
+				return nil, api.Fail(api.CodeFormatRefused, shown(header.Name), "the archive holds a sparse file").WithCure("Pack it without holes: no --sparse.")
+			}
+		}
+		if header.Size > in.left {
+			return nil, api.Fail(api.CodeTooLarge, "", "the archive becomes more than %d times its packed size", archiveRatio)
+		}
 		name := strings.TrimPrefix(header.Name, "./")
 		if err := c.limits.checkPath(name); err != nil {
 			return nil, err
@@ -86,14 +93,11 @@ func (c *Catalog) unpackLayer(ctx context.Context, t api.TenantID, l layer, b ap
 		if l.kit && leftOut(name) {
 			continue // a kit holds much that no version needs; it stays in the kit
 		}
-		info, err := c.blobs.Put(ctx, archive, "", c.limits.BlobBytes)
+		b, err := c.takeIn(ctx, api.Repository{Tenant: t}, archive, "", header.Size)
 		if err != nil {
 			return nil, orOurs(err, badArchive("the file %s cannot be read", shown(name)))
 		}
-		if err := c.grants.add(t, info.Digest); err != nil {
-			return nil, err
-		}
-		files = append(files, api.UploadFile{Path: name, Digest: info.Digest, Size: info.Size})
+		files = append(files, api.UploadFile{Path: name, Digest: b.Blob, Size: b.Size})
 	}
 	return nil, badArchive("it has more than %d entries", entriesMax)
 }

@@ -31,10 +31,12 @@ func (c *Controller) chain(ctx context.Context, p *api.Principal, name api.Endpo
 	if c.Chains == nil {
 		return api.Fail(api.CodeUnsupported, string(name), "this server runs no chains")
 	}
+	sizes := map[api.Digest]int64{}
 	version := func(ref string) (api.Version, error) {
 		found, err := c.version(ctx, p, ref)
 		if err == nil {
 			err = cacheable(v, &found)
+			sizes[found.Digest] = found.Size
 		}
 		return found, err
 	}
@@ -51,6 +53,9 @@ func (c *Controller) chain(ctx context.Context, p *api.Principal, name api.Endpo
 	}
 	if v.Digest, err = made.Digest(); err != nil {
 		return about(name, v.Name, err)
+	}
+	for _, size := range sizes {
+		v.Size += size
 	}
 	v.Chain, v.Format, v.Signature = made, api.FormatChain, made.Signature()
 	if c.Prober == nil || len(c.Fleet.State(Instance(v)).Replicas) > 0 {

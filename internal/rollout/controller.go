@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +19,8 @@ import (
 // Store is the part of the database that the controller writes. SaveRelease is idempotent by the release's number.
 type Store interface {
 	AllEndpoints(ctx context.Context) ([]api.Endpoint, error)
+	NewestRevisions(ctx context.Context) ([]api.Revision, error)
+	NewestReleases(ctx context.Context) ([]api.Release, error)
 	StartRelease(ctx context.Context, spec api.EndpointSpec, ifGeneration int64, rev api.Revision, rel api.Release) (api.Endpoint, error)
 	SaveRelease(ctx context.Context, rel api.Release, traffic *api.Traffic) error
 	SaveTraffic(ctx context.Context, ev api.Event, e api.EndpointName, traffic api.Traffic) error
@@ -34,10 +35,16 @@ type Catalog interface {
 	Resolve(ctx context.Context, t api.TenantID, ref api.Ref) (api.Version, error)
 }
 
+// Trust says whether a version may go into production. Its refusal says what the version lacks.
+type Trust interface {
+	MayDeploy(ctx context.Context, v *api.Version) error
+}
+
 // Fleet holds versions loaded.
 type Fleet interface {
-	SetWants(wants []api.Want)
+	Claim(owner api.EndpointKey, wants []api.Want)
 	State(instance string) api.InstanceState
+	Set(instance string) *api.ReplicaSet
 }
 
 // Meter counts what ended.
@@ -55,9 +62,11 @@ type Config struct {
 	Log            *slog.Logger
 	Store          Store
 	Catalog        Catalog
-	Chains         Chains // nil: no chains
-	Files          Files  // for chains
-	Prober         Prober // for chains; nil: they are not tried
+	Trust          Trust    // nil: every version may be deployed
+	Formats        []string // formats of versions that an engine of this server runs; nil: onnx
+	Chains         Chains   // nil: no chains
+	Files          Files    // for chains
+	Prober         Prober   // for chains; nil: they are not tried
 	Fleet          Fleet
 	Meter          Meter
 }
@@ -69,11 +78,12 @@ type Controller struct {
 	loop    *reconcile.Loop[api.EndpointKey]
 
 	wanting   sync.Mutex // held by want, so that the fleet gets the newest wants last; taken before mu
-	mu        sync.Mutex // guards what follows; never held over a call to the store, the catalog or the fleet's SetWants
+	mu        sync.Mutex // guards what follows; never held over a call to the store, the catalog or the fleet's Claim
 	endpoints map[api.EndpointKey]*endpoint
-	changed   chan struct{} // closed and replaced whenever a release changes state
-	drained   bool          // no load begins any more
-	wanted    time.Time     // when want looked last
+	ordered   map[api.TenantID][]*endpoint // by name, of the tenants that were listed since theirs changed
+	changed   chan struct{}                // closed and replaced whenever a release changes state
+	drained   bool                         // no load begins any more
+	renames   int64                        // of models, so far
 }
 
 // endpoint is the controller's memory of one endpoint. The database holds the same, but for unsaved.
@@ -82,13 +92,16 @@ type endpoint struct {
 	revisions    map[api.RevisionNumber]*api.Revision // those that are wanted loaded
 	lastRevision api.RevisionNumber
 	lastRelease  int64
-	active       *api.Release  // not final yet
-	recording    bool          // active is being written for the first time
-	ended        *api.Release  // the last one that ended, for those who wait for it
-	effective    int64         // number of the last one whose end the data plane has seen
-	load         *load         // makes an unloaded endpoint serve again; nil when nobody asked
-	refused      string        // why the last load failed
-	unsaved      []api.Release // rollbacks in effect that the database does not hold yet; oldest first
+	active       *api.Release      // not final yet
+	recording    bool              // active is being written for the first time
+	ended        *api.Release      // the last one that ended, for those who wait for it
+	effective    int64             // number of the last one whose end the data plane has seen
+	load         *load             // makes an unloaded endpoint serve again; nil when nobody asked
+	refused      string            // why the last load failed
+	unsaved      []api.Release     // rollbacks in effect that the database does not hold yet; oldest first
+	sets         []*api.ReplicaSet // of the current revision's variants, when setsOf is that
+	setsOf       *api.Revision
+	wanted       time.Time     // when want looked last
 	writing      chan struct{} // holds one token while this endpoint's records are written, so that they land in order; taken before mu
 }
 
@@ -111,7 +124,10 @@ func New(cfg Config, publish func()) *Controller {
 	if cfg.RecordTimeout == 0 {
 		cfg.RecordTimeout = 2 * time.Second
 	}
-	c := &Controller{Config: cfg, publish: publish, endpoints: map[api.EndpointKey]*endpoint{}, changed: make(chan struct{})}
+	if cfg.Formats == nil {
+		cfg.Formats = []string{api.FormatONNX}
+	}
+	c := &Controller{Config: cfg, publish: publish, endpoints: map[api.EndpointKey]*endpoint{}, ordered: map[api.TenantID][]*endpoint{}, changed: make(chan struct{})}
 	c.loop = reconcile.New("rollout", concurrency, c.step)
 	return c
 }
@@ -122,38 +138,64 @@ func (c *Controller) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	revisions, err := c.Store.NewestRevisions(ctx)
+	if err != nil {
+		return err
+	}
+	releases, err := c.Store.NewestReleases(ctx)
+	if err != nil {
+		return err
+	}
+	newest := make(map[api.EndpointKey]*latest, len(all))
+	of := func(t api.TenantID, name api.EndpointName) *latest {
+		key := api.EndpointKey{Tenant: t, Endpoint: name}
+		if newest[key] == nil {
+			newest[key] = &latest{}
+		}
+		return newest[key]
+	}
+	for i := range revisions {
+		of(revisions[i].Tenant, revisions[i].Endpoint).revision = &revisions[i]
+	}
+	for i := range releases {
+		of(releases[i].Tenant, releases[i].Endpoint).release = &releases[i]
+	}
 	for i := range all {
-		if err := c.open(ctx, all[i]); err != nil {
+		if err := c.open(ctx, all[i], *of(all[i].Tenant, all[i].Name)); err != nil {
 			return err
 		}
+		c.want(api.EndpointKey{Tenant: all[i].Tenant, Endpoint: all[i].Name})
 	}
-	c.want()
 	c.publish()
 	return nil
 }
 
-func (c *Controller) open(ctx context.Context, ep api.Endpoint) error {
+// latest is the newest revision and release of an endpoint; nil where there is none.
+type latest struct {
+	revision *api.Revision
+	release  *api.Release
+}
+
+func (c *Controller) open(ctx context.Context, ep api.Endpoint, newest latest) error {
 	e := newEndpoint()
 	e.Endpoint = ep
-	revs, err := c.Store.Revisions(ctx, ep.Tenant, ep.Name, 0, 1)
-	if err != nil {
-		return err
+	if newest.revision != nil {
+		e.lastRevision = newest.revision.Number
 	}
-	if len(revs) > 0 {
-		e.lastRevision = revs[0].Number
-	}
-	rels, err := c.Store.Releases(ctx, ep.Tenant, ep.Name, 0, 1)
-	if err != nil {
-		return err
-	}
-	if len(rels) > 0 {
-		e.lastRelease = rels[0].Number
-		if !rels[0].State.Final() {
-			e.active = &rels[0]
+	if newest.release != nil {
+		e.lastRelease = newest.release.Number
+		if !newest.release.State.Final() {
+			open := *newest.release
+			e.active = &open
 		}
 	}
 	c.replay(e)
 	for _, n := range e.window() {
+		if newest.revision != nil && newest.revision.Number == n {
+			rev := *newest.revision // a copy: the list of all is let go
+			e.revisions[n] = &rev
+			continue
+		}
 		rev, err := c.Store.Revision(ctx, ep.Tenant, ep.Name, n)
 		if err != nil {
 			return err
@@ -163,6 +205,7 @@ func (c *Controller) open(ctx context.Context, ep api.Endpoint) error {
 	key := api.EndpointKey{Tenant: ep.Tenant, Endpoint: ep.Name}
 	c.mu.Lock()
 	c.endpoints[key] = e
+	delete(c.ordered, key.Tenant)
 	c.mu.Unlock()
 	c.loop.Hint(key)
 	return nil
@@ -208,62 +251,102 @@ func (c *Controller) FleetChanged() {
 	}
 }
 
-// want tells the fleet what must be loaded: for every endpoint the current revision, the warm ones and the next one; of
-// an unloaded one the next alone.
-func (c *Controller) want() {
+// want tells the fleet what an endpoint needs: its current revision, the warm ones and the next one; of an unloaded one the
+// next alone. Those that somebody waits for are kept loaded, and what the spec says so of; the others may sleep while memory
+// is short.
+func (c *Controller) want(key api.EndpointKey) {
 	c.wanting.Lock()
 	defer c.wanting.Unlock()
 	c.mu.Lock()
-	now := c.Now()
-	c.wanted = now
-	wants := map[string]api.Want{}
-	for _, e := range c.endpoints {
-		var loaded []api.RevisionNumber
+	var wants []api.Want
+	var current *api.Revision
+	e := c.endpoints[key]
+	if e != nil {
+		now := c.Now()
+		e.wanted = now
 		if !e.Traffic.Unloaded || e.load != nil {
-			loaded = append(loaded, e.Traffic.Current)
+			wants = addWants(wants, e.revisions[e.Traffic.Current], e.load != nil)
 		}
 		if !e.Traffic.Unloaded && now.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow {
-			loaded = append(loaded, e.Traffic.Warm...)
+			for _, n := range e.Traffic.Warm {
+				wants = addWants(wants, e.revisions[n], false)
+			}
+			for i := range wants {
+				wants[i].Standby = true // the current one, too: a rollback of a rollback
+			}
 		}
 		if e.active != nil {
-			loaded = append(loaded, e.active.To)
+			wants = addWants(wants, e.revisions[e.active.To], true)
 		}
-		for _, n := range loaded {
-			if rev := e.revisions[n]; rev != nil {
-				addWants(wants, rev)
+		if current = e.revisions[e.Traffic.Current]; current != nil {
+			for i := range wants {
+				wants[i].Loaded = wants[i].Loaded || keeps(current, wants[i].Instance)
 			}
 		}
 	}
 	c.mu.Unlock()
-	c.Fleet.SetWants(slices.Collect(maps.Values(wants)))
+	c.Fleet.Claim(key, wants)
+	if current == nil || len(wants) == 0 {
+		return
+	}
+	sets := make([]*api.ReplicaSet, len(current.Variants))
+	for i := range current.Variants {
+		sets[i] = c.Fleet.Set(Instance(&current.Variants[i]))
+	}
+	c.mu.Lock()
+	e.sets, e.setsOf = sets, current
+	c.mu.Unlock()
 }
 
 // want is what the fleet must hold for a variant.
 func want(v *api.Variant) api.Want {
-	return api.Want{Instance: Instance(v), Digest: v.Digest, Format: v.Format, Subject: v.Subject(),
-		Replicas: v.Serving.Replicas, Options: v.LoadOptions()}
+	return api.Want{Instance: Instance(v), Digest: v.Digest, Format: v.Format, Subject: v.Subject(), Pool: v.Pool,
+		Replicas: v.Serving.Replicas, Size: v.Size, Priority: v.Serving.KeepPriority, Options: v.LoadOptions()}
 }
 
-func addWants(wants map[string]api.Want, rev *api.Revision) {
-	for _, v := range rev.Variants {
-		w := want(&v)
-		w.Tenant = rev.Tenant
-		if old, ok := wants[w.Instance]; ok {
-			w.Subject, w.Tenant = old.Subject, old.Tenant
-			if old.Replicas == 0 || w.Replicas == 0 {
-				w.Replicas = 0 // one per worker covers every number
-			}
-			w.Replicas = max(w.Replicas, old.Replicas)
-		}
-		wants[w.Instance] = w
+// addWants adds what a revision needs; nil needs nothing. Variants with one instance are one.
+func addWants(wants []api.Want, rev *api.Revision, loaded bool) []api.Want {
+	if rev == nil {
+		return wants
 	}
+	for i := range rev.Variants {
+		w := want(&rev.Variants[i])
+		w.Tenant, w.Loaded = rev.Tenant, loaded
+		at := slices.IndexFunc(wants, func(o api.Want) bool { return o.Instance == w.Instance })
+		if at < 0 {
+			wants = append(wants, w)
+			continue
+		}
+		old := &wants[at]
+		old.Loaded = old.Loaded || loaded
+		old.Priority = max(old.Priority, w.Priority)
+		if old.Replicas == 0 || w.Replicas == 0 {
+			old.Replicas = 0 // one per worker covers every number
+			continue
+		}
+		old.Replicas = max(w.Replicas, old.Replicas)
+	}
+	return wants
+}
+
+// keeps reports whether a revision's spec says that an instance stays loaded.
+func keeps(rev *api.Revision, instance string) bool {
+	for i := range rev.Variants {
+		if v := &rev.Variants[i]; v.Serving.Keep == api.KeepLoaded && Instance(v) == instance {
+			return true
+		}
+	}
+	return false
 }
 
 // Instance names the loaded form of a variant: its digest, so that revisions with the same version share it, and of
-// options that are not the defaults a digest of theirs. A chain's digest tells its steps already.
+// options that are not the defaults, and of a pool, a digest of theirs. A chain's digest tells its steps already.
 func Instance(v *api.Variant) string {
 	options := v.Serving.LoadOptions()
 	text := options.Text()
+	if v.Pool != "" {
+		text += "\x00" + v.Pool // workers of its own, so an instance of its own
+	}
 	if text == "" {
 		return v.Digest.Hex()
 	}
@@ -288,9 +371,7 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 	rel, recording, open := e.active, e.recording, e.load
 	until := c.RollbackWindow - c.Now().Sub(e.Traffic.Changed.Std())
 	idle := len(e.Traffic.Warm) > 0
-	// want looks at every endpoint: it is asked only for one whose warm revisions it has counted in so far. A start with
-	// many endpoints would take the square of their number otherwise.
-	over := idle && c.wanted.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow
+	over := idle && e.wanted.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow // want has counted the warm ones in so far
 	c.mu.Unlock()
 	switch {
 	case rel == nil && open != nil:
@@ -299,7 +380,7 @@ func (c *Controller) step(ctx context.Context, key api.EndpointKey) (time.Durati
 		return until, nil
 	case rel == nil:
 		if over {
-			c.want() // the window is over: the warm ones may go
+			c.want(key) // the window is over: the warm ones may go
 		}
 		return 0, nil
 	case recording:

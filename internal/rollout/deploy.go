@@ -16,6 +16,8 @@ const (
 	replicasMax  = 64
 	timeoutMSMax = 3_600_000
 
+	keepPriorityMax = 20
+
 	cacheBytesMin = 64 << 10
 	cacheBytesMax = 1 << 40
 	cacheTTLMSMax = 365 * 24 * 3_600_000
@@ -27,6 +29,7 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 	if err := api.CheckName("endpoint", string(name)); err != nil {
 		return api.Release{}, err
 	}
+	renames := c.renaming()
 	rev, err := c.resolve(ctx, p, name, &spec)
 	if err != nil {
 		return api.Release{}, err
@@ -37,6 +40,9 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 		return api.Release{}, err
 	}
 	saved, err := c.startRelease(ctx, e, spec, ifGeneration, rev, rel)
+	if err == nil {
+		c.presentNames(ctx, &rev, renames)
+	}
 	c.mu.Lock()
 	e.recording = false
 	if err != nil {
@@ -45,6 +51,7 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 		}
 		if e.Generation == 0 {
 			delete(c.endpoints, key)
+			delete(c.ordered, key.Tenant)
 		}
 		c.mu.Unlock()
 		return api.Release{}, err
@@ -53,7 +60,7 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 	e.lastRevision, e.lastRelease = rev.Number, max(e.lastRelease, rel.Number)
 	e.revisions[rev.Number] = &rev
 	c.mu.Unlock()
-	c.want()
+	c.want(key)
 	c.publish()
 	c.loop.Hint(key)
 	return rel, nil
@@ -85,6 +92,7 @@ func (c *Controller) reserve(ctx context.Context, key api.EndpointKey, p *api.Pr
 		e = newEndpoint()
 		e.Tenant, e.Name = key.Tenant, key.Endpoint
 		c.endpoints[key] = e
+		delete(c.ordered, key.Tenant)
 	}
 	if e.active != nil {
 		return nil, api.Release{}, api.Fail(api.CodeBusy, string(key.Endpoint), "release %d to revision %d is under way", e.active.Number, e.active.To)
@@ -146,7 +154,19 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		return v, api.Fail(api.CodeBadRequest, string(name),
 			"variant %q: weight must be 0 to %d, replicas 0 to %d, timeout_ms 0 to %d", v.Name, weightMax, replicasMax, timeoutMSMax)
 	}
+	if !v.Serving.Band.Valid() {
+		return v, api.Fail(api.CodeBadRequest, string(name), "variant %q: band must be one of critical, standard and batch", v.Name)
+	}
 	if err := v.Serving.Batching.Check(string(name)); err != nil {
+		return v, err
+	}
+	switch v.Serving.Pool {
+	case "", api.PoolShared, api.PoolTenant, api.PoolEndpoint:
+		v.Pool = v.Serving.Pool.Name(p.Tenant, name)
+	default:
+		return v, api.Fail(api.CodeBadRequest, string(name), "variant %q: pool must be shared, tenant or endpoint", v.Name)
+	}
+	if err := checkKeep(name, v.Name, &v.Serving); err != nil {
 		return v, err
 	}
 	if err := checkCache(name, v.Name, v.Serving.Cache); err != nil {
@@ -167,6 +187,7 @@ func (c *Controller) variant(ctx context.Context, p *api.Principal, name api.End
 		return v, err
 	}
 	v.Model, v.Version, v.Digest, v.Format, v.Signature = version.Model, version.Number, version.Digest, version.Format, version.Signature
+	v.Size = version.Size
 	return v, nil
 }
 
@@ -185,7 +206,14 @@ func (c *Controller) version(ctx context.Context, p *api.Principal, text string)
 	if v.State != api.VersionReady {
 		return v, api.Fail(api.CodeModelRefused, v.Ref().String(), "the version is %s: %s", v.State, v.Reason)
 	}
-	return v, nil
+	if !slices.Contains(c.Formats, v.Format) {
+		return v, api.Fail(api.CodeUnsupported, v.Ref().String(), "the version is %s, and no engine of this server runs that yet; it runs %s",
+			v.Format, strings.Join(c.Formats, ", ")).WithCure("Keep it in the registry, and deploy an export of the model to ONNX.")
+	}
+	if c.Trust != nil {
+		err = c.Trust.MayDeploy(ctx, &v)
+	}
+	return v, err
 }
 
 // cacheable refuses a response cache for what answers otherwise every time.
@@ -197,6 +225,17 @@ func cacheable(v *api.Variant, version *api.Version) error {
 	return api.Fail(api.CodeModelRefused, version.Ref().String(),
 		"the model draws random numbers (%s): a response cache would give one draw to everybody", strings.Join(ops, ", ")).
 		WithCure("Deploy it without serving.cache.")
+}
+
+func checkKeep(name api.EndpointName, variant api.VariantName, s *api.Serving) error {
+	if s.Keep != "" && s.Keep != api.KeepLoaded {
+		return api.Fail(api.CodeBadRequest, string(name), "variant %q: keep %.64q is not %q; leave it out for a model that may sleep while memory is short",
+			variant, s.Keep, api.KeepLoaded)
+	}
+	if s.KeepPriority < -keepPriorityMax || s.KeepPriority > keepPriorityMax {
+		return api.Fail(api.CodeBadRequest, string(name), "variant %q: keep_priority must be %d to %d", variant, -keepPriorityMax, keepPriorityMax)
+	}
+	return nil
 }
 
 func checkCache(name api.EndpointName, variant api.VariantName, c *api.ResponseCache) error {
@@ -344,7 +383,7 @@ func (c *Controller) settled(e *endpoint, rel api.Release) {
 	e.effective = max(e.effective, rel.Number)
 	c.notify()
 	c.mu.Unlock()
-	c.want()
+	c.want(api.EndpointKey{Tenant: rel.Tenant, Endpoint: rel.Endpoint})
 	c.Meter.ReleaseEnded(rel)
 	c.Log.Info("release ended", "tenant", rel.Tenant, "endpoint", rel.Endpoint, "release", rel.Number, "kind", rel.Kind,
 		"from", rel.From, "to", rel.To, "state", rel.State, "reason", rel.Reason, "by", rel.By)

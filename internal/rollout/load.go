@@ -3,8 +3,6 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/penstock/penstock/api"
 )
@@ -51,7 +49,7 @@ func (c *Controller) Unload(ctx context.Context, p *api.Principal, name api.Endp
 		c.publish()
 		c.Log.Info("endpoint unloaded", "tenant", p.Tenant, "endpoint", name, "by", p.Name)
 	}
-	c.want()
+	c.want(key)
 	return nil
 }
 
@@ -88,7 +86,7 @@ func (c *Controller) Load(ctx context.Context, p *api.Principal, name api.Endpoi
 		e.load, e.refused = open, ""
 	}
 	c.mu.Unlock()
-	c.want()
+	c.want(key)
 	c.loop.Hint(key)
 	select {
 	case <-open.done:
@@ -190,7 +188,7 @@ func (c *Controller) carry(ctx context.Context, key api.EndpointKey, e *endpoint
 	}
 	c.endLoad(e, err)
 	c.mu.Unlock()
-	c.want()
+	c.want(key)
 	c.Log.Info("load ended", "tenant", key.Tenant, "endpoint", key.Endpoint, "by", open.by, "error", err)
 	return nil
 }
@@ -202,85 +200,4 @@ func (c *Controller) endLoad(e *endpoint, err error) {
 		close(e.load.done)
 		e.load = nil
 	}
-}
-
-// Index lists what a tenant's endpoints serve, by endpoint and version, from memory alone.
-func (c *Controller) Index(t api.TenantID) []api.ModelIndex {
-	type row struct {
-		name    api.EndpointName
-		rev     *api.Revision
-		off     bool
-		loading bool
-		refused string
-	}
-	c.mu.Lock()
-	rows := make([]row, 0, len(c.endpoints))
-	for key, e := range c.endpoints {
-		if key.Tenant != t || e.Generation == 0 {
-			continue
-		}
-		r := row{name: key.Endpoint, rev: e.revisions[e.Traffic.Current], off: e.Traffic.Unloaded, refused: e.refused}
-		r.loading = e.load != nil || e.active != nil && (r.rev == nil || r.off)
-		rows = append(rows, r)
-	}
-	c.mu.Unlock()
-	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(string(a.name), string(b.name)) })
-	list := make([]api.ModelIndex, 0, len(rows))
-	for _, r := range rows {
-		if r.rev != nil && !r.off {
-			list = c.indexLoaded(list, r.name, r.rev)
-			continue
-		}
-		one := api.ModelIndex{Endpoint: r.name, State: api.ModelUnavailable, Reason: "nothing was released yet"}
-		if r.off {
-			one.Reason = unloaded
-		}
-		if r.off && r.refused != "" {
-			one.Reason = "unloaded; the last load failed: " + r.refused
-		}
-		if r.loading {
-			one.State, one.Reason = api.ModelLoading, ""
-		}
-		for _, version := range versionsOf(r.rev) {
-			one.Version = version
-			list = append(list, one)
-		}
-	}
-	return list
-}
-
-// indexLoaded adds the rows of an endpoint that serves.
-func (c *Controller) indexLoaded(list []api.ModelIndex, name api.EndpointName, rev *api.Revision) []api.ModelIndex {
-	for _, version := range versionsOf(rev) {
-		one := api.ModelIndex{Endpoint: name, Version: version, State: api.ModelReady}
-		for i := range rev.Variants {
-			if rev.Variants[i].Version != version {
-				continue
-			}
-			switch s := c.Fleet.State(Instance(&rev.Variants[i])); {
-			case len(s.Replicas) > 0:
-			case s.Err != nil:
-				one.State, one.Reason = api.ModelUnavailable, s.Err.Error()
-			case one.State == api.ModelReady:
-				one.State, one.Reason = api.ModelLoading, "no replica is loaded yet"
-			}
-		}
-		list = append(list, one)
-	}
-	return list
-}
-
-// versionsOf lists the versions of a revision once each, in order; the one version 0 when there is no revision.
-func versionsOf(rev *api.Revision) []api.VersionNumber {
-	if rev == nil {
-		return []api.VersionNumber{0}
-	}
-	list := make([]api.VersionNumber, 0, len(rev.Variants))
-	for i := range rev.Variants {
-		if !slices.Contains(list, rev.Variants[i].Version) {
-			list = append(list, rev.Variants[i].Version)
-		}
-	}
-	slices.Sort(list)
-	return list
 }

@@ -263,7 +263,9 @@ func TestLoadsAndReleasesAtOnce(t *testing.T) {
 // fullFleet has everything loaded.
 type fullFleet struct{}
 
-func (fullFleet) SetWants([]api.Want) {}
+func (fullFleet) Claim(api.EndpointKey, []api.Want) {}
+
+func (fullFleet) Set(string) *api.ReplicaSet { return nil }
 
 func (fullFleet) State(instance string) api.InstanceState {
 	return api.InstanceState{Wanted: 1, Replicas: []api.Replica{{Worker: "w", Instance: instance}}}

@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/penstock/penstock/api"
 )
@@ -18,7 +19,7 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 	if err != nil {
 		return api.Release{}, err
 	}
-	if !c.answering(rev) {
+	if !c.rouse(ctx, rev) {
 		return c.rollbackCold(ctx, p, key, e, rev, why)
 	}
 
@@ -96,6 +97,39 @@ func (c *Controller) answering(rev *api.Revision) bool {
 	return true
 }
 
+// roused bounds the wait for a revision that sleeps.
+const roused = 10 * time.Second
+
+// rouse wakes what sleeps of a revision, and reports whether it answers: the way back does not become a slow one because
+// memory was short.
+func (c *Controller) rouse(ctx context.Context, rev *api.Revision) bool {
+	if c.answering(rev) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, roused)
+	defer cancel()
+	for i := range rev.Variants {
+		v := &rev.Variants[i]
+		if v.Weight == 0 || !c.Fleet.State(Instance(v)).Asleep {
+			continue
+		}
+		set := c.Fleet.Set(Instance(v))
+		for {
+			state := set.State()
+			if state.Err != nil || len(state.Replicas) > 0 {
+				break
+			}
+			set.Wake()
+			select {
+			case <-state.Changed:
+			case <-ctx.Done():
+				return false
+			}
+		}
+	}
+	return c.answering(rev)
+}
+
 // rollbackCold goes back to a revision that is not loaded any more: as a release that loads it first.
 func (c *Controller) rollbackCold(ctx context.Context, p *api.Principal, key api.EndpointKey, e *endpoint, rev *api.Revision, why string) (api.Release, error) {
 	if err := c.save(ctx, e); err != nil {
@@ -127,7 +161,7 @@ func (c *Controller) rollbackCold(ctx context.Context, p *api.Principal, key api
 	e.lastRelease = max(e.lastRelease, rel.Number)
 	e.revisions[rev.Number] = rev
 	c.mu.Unlock()
-	c.want()
+	c.want(key)
 	c.loop.Hint(key)
 	return c.Await(ctx, key.Tenant, key.Endpoint, rel.Number)
 }

@@ -63,6 +63,34 @@ func (d *database) AllEndpoints(context.Context) (list []api.Endpoint, _ error) 
 	return list, nil
 }
 
+func (d *database) NewestRevisions(context.Context) (list []api.Revision, _ error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, all := range d.revisions {
+		if len(all) > 0 {
+			list = append(list, all[len(all)-1])
+		}
+	}
+	return list, nil
+}
+
+func (d *database) NewestReleases(context.Context) (list []api.Release, _ error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, all := range d.releases {
+		var last api.Release
+		for _, rel := range all {
+			if rel.Number > last.Number {
+				last = rel
+			}
+		}
+		if last.Number > 0 {
+			list = append(list, last)
+		}
+	}
+	return list, nil
+}
+
 func (d *database) StartRelease(ctx context.Context, spec api.EndpointSpec, ifGeneration int64, rev api.Revision, rel api.Release) (api.Endpoint, error) {
 	unlock, err := d.write(ctx)
 	if err != nil {
@@ -189,16 +217,26 @@ type fleet struct {
 	held bool
 	want map[string]bool
 	have map[string]bool
-	told int // calls of SetWants
+	told int // calls of Claim
+
+	claims map[api.EndpointKey][]api.Want
 }
 
-func (f *fleet) SetWants(wants []api.Want) {
+func (f *fleet) Set(string) *api.ReplicaSet { return nil }
+
+func (f *fleet) Claim(owner api.EndpointKey, wants []api.Want) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.told++
+	if f.claims == nil {
+		f.claims = map[api.EndpointKey][]api.Want{}
+	}
+	f.claims[owner] = wants
 	f.want = map[string]bool{}
-	for _, w := range wants {
-		f.want[w.Instance] = true
+	for _, claimed := range f.claims {
+		for _, w := range claimed {
+			f.want[w.Instance] = true
+		}
 	}
 	for have := range f.have {
 		if !f.want[have] {
@@ -340,12 +378,12 @@ func TestStartLooksAtEverythingOnce(t *testing.T) {
 		defer again.stop()
 		b = again
 		synctest.Wait()
-		if n, warm := told(); n > 1 || !warm {
+		if n, warm := told(); n > endpoints || !warm {
 			t.Errorf("the fleet was told %d times at the start; version 1 wanted: %v", n, warm)
 		}
 		<-time.After(25 * time.Hour)
 		synctest.Wait()
-		if n, _ := told(); n > 1+4 { // one per look that runs in parallel when the windows end together
+		if n, _ := told(); n > 2*endpoints { // of each, when its window ended
 			t.Errorf("the fleet was told %d times in all", n)
 		}
 	})

@@ -63,8 +63,8 @@ func (c *Controller) status(rev *api.Revision) api.Status {
 		s.Replicas += len(state.Replicas)
 		s.Wanted += state.Wanted
 		s.Variants = append(s.Variants, api.VariantStatus{Name: v.Name, Model: v.Subject(),
-			Weight: v.Weight, Replicas: len(state.Replicas), Wanted: state.Wanted, Batch: state.Batch})
-		if len(state.Replicas) == 0 && v.Weight > 0 {
+			Weight: v.Weight, Replicas: len(state.Replicas), Wanted: state.Wanted, Asleep: state.Asleep, Batch: state.Batch})
+		if len(state.Replicas) == 0 && !state.Asleep && v.Weight > 0 {
 			s.Ready = false
 		}
 		switch {
@@ -210,11 +210,12 @@ func (c *Controller) Delete(ctx context.Context, p *api.Principal, name api.Endp
 	}
 	c.mu.Lock()
 	delete(c.endpoints, key)
+	delete(c.ordered, key.Tenant)
 	c.endLoad(e, endpointNotFound(name))
 	c.notify()
 	c.mu.Unlock()
 	c.removeJournal(key.Tenant, name)
 	c.publish()
-	c.want()
+	c.want(key)
 	return nil
 }

@@ -25,6 +25,7 @@ type Call struct {
 	Outputs    []string        // wanted outputs in order; nil means all
 	Cache      CacheUse        // what the caller allows of the endpoint's response cache
 	Priority   int             // level in the batcher, 1 the highest; 0 is the variant's default
+	Band       api.Band        // the caller's own, where it is lower than the endpoint's; empty for the endpoint's
 	Parameters []api.Parameter // of the request, for chains that choose by them
 	TraceID    string          // W3C trace context, when the caller sent one
 	ParentID   string

@@ -9,6 +9,7 @@ import (
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/serve/cache"
+	"github.com/penstock/penstock/internal/serve/queue"
 )
 
 // Engines finds the engine of a worker; it is asked on every request and must not block.
@@ -24,14 +25,17 @@ type Recorder interface {
 // Limits bound what one endpoint may hold. Zero means the default.
 type Limits struct {
 	Queue   int           // requests in the gateway per endpoint, waiting and running; default 256
+	Wait    time.Duration // longest wait for a turn in the workers; default 15 s
+	Fair    queue.Config  // the sharing among tenants
 	Timeout time.Duration // longest time for one request where the variant says nothing; default 60 s
 	Wake    time.Duration // longest wait for a replica while none is loaded; default 30 s
+	Retry   RetryLimits   // sending requests again whose worker was lost
 	Cache   int64         // bytes of all response caches together, however much their endpoints ask for; default 256 MiB
 }
 
 // lostRetries bounds how often a request is sent again after a worker died with it: it got no byte of an answer, but it
 // may have run. One that never reached a worker, or whose worker did not hold the instance, never ran; it is tried on
-// every other replica, and then waits for a new plan.
+// every other replica, and then waits until the fleet has another.
 const lostRetries = 1
 
 // Path carries requests from the gateway to an engine. Set the fields before the first call.
@@ -41,20 +45,55 @@ type Path struct {
 	Limits   Limits
 	Now      func() time.Time
 
+	// Blame, when set, is told which replica a poison request was on when the second worker crashed; it must not block.
+	Blame func(r api.Replica, why string)
+
 	table atomic.Pointer[table]
+	fair  *queue.Fair  // made with the first plan
 	kept  cache.Budget // what all response caches hold
+	tight atomic.Bool  // memory is nearly used up
+	sick  healths
+
+	poison  poison
+	weights map[api.TenantID]int // of the last plan; touched by SetPlan alone
 }
 
 // SetPlan puts a plan into effect for every request that is routed from now on. One goroutine calls it at a time.
 func (p *Path) SetPlan(plan *api.Plan) {
 	old := p.table.Load()
-	next := compile(plan, old)
+	if p.fair == nil {
+		p.fair = queue.New(p.Limits.Fair)
+	}
+	next := compile(plan, old, p.fair)
+	p.weigh(plan.Weights)
 	p.openCaches(next, old)
 	p.table.Store(next)
 	if old != nil {
 		closeCaches(old, next)
 		close(old.replaced)
 	}
+}
+
+// Tighten says whether the server's memory is nearly used up. While it is, nothing new is begun; what is kept is still answered.
+func (p *Path) Tighten(tight bool) { p.tight.Store(tight) }
+
+func overloaded(c *Call) error {
+	err := api.Fail(api.CodeOverloaded, string(c.Endpoint), "the server's memory is nearly used up")
+	err.RetryAfter = time.Second
+	return err
+}
+
+// weigh gives tenants their weights; those that are not named have 1.
+func (p *Path) weigh(weights map[api.TenantID]int) {
+	for t, w := range weights {
+		p.fair.SetWeight(p.fair.Flow(t), w)
+	}
+	for t := range p.weights {
+		if _, still := weights[t]; !still {
+			p.fair.SetWeight(p.fair.Flow(t), 1)
+		}
+	}
+	p.weights = weights
 }
 
 // Ready reports whether a plan is in effect.
@@ -81,9 +120,18 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 	if answer := p.recall(c, &to, x); answer != nil {
 		return answer, nil
 	}
+	if _, err := p.poison.look(c, &to, p.Now()); err != nil {
+		return nil, err
+	}
+	if p.tight.Load() {
+		return nil, overloaded(c)
+	}
 	gate := to.variant.gate
 	if err := gate.enter(p.Limits.queue()); err != nil {
-		return nil, err
+		if !p.fair.Evict(to.variant.flow, gate, to.variant.bandOf(c)) {
+			return nil, err
+		}
+		gate.force() // the one evicted is on its way out
 	}
 	defer gate.leave()
 	ctx, cancel := context.WithTimeout(ctx, p.Limits.timeout(to.variant))
@@ -102,14 +150,17 @@ func admit(c *Call) error {
 	return nil
 }
 
-// target is where a request goes: the variant in the table that routed it, and the replicas of that table which failed
-// it already. Asked is the response cache that may answer it, nil for none.
+// target is where a request goes: the variant in the table that routed it, and the replicas which failed it already. Asked is the response cache that may answer it, nil for none.
 type target struct {
 	table   *table
 	variant *variant
-	failed  []api.Replica
+	seen    *api.ReplicaState // where the variant was loaded when a replica was picked last
+	failed  []api.Replica     // of seen
 	asked   *cache.Cache
 	key     cache.Key
+	alone   bool     // it was in a worker that crashed, so it runs with nothing beside it
+	weighed *variant // that content is for
+	content dose
 }
 
 func (p *Path) route(c *Call) (target, error) {
@@ -143,17 +194,16 @@ func (to *target) renew(newest *table, c *Call) (err error) {
 // infer sends the request to the least loaded replica, and again where that is safe.
 func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) (*Answer, error) {
 	for lost := 0; ; x.Retries++ {
-		r, waited, err := p.replica(ctx, c, to)
-		x.Queue += waited
+		r, place, err := p.turn(ctx, c, to, x)
 		if err != nil {
 			return nil, err
 		}
 		v := to.variant
 		see(x, v)
 		x.Worker = r.Worker
-		answer, err := p.send(ctx, c, v, r)
+		answer, err := p.send(ctx, c, to, r, sending{place: place, x: x})
+		let(v.Set, answer)
 		if err == nil {
-			v.compute.learn(ownShare(x, answer))
 			x.Queue += answer.Queue
 			x.Compute, x.Executed, x.Wait, x.Steps = answer.Compute, int64(answer.Batch), answer.Wait, answer.Steps
 			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
@@ -163,11 +213,14 @@ func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) 
 			return nil, ended(ctx, c)
 		case api.Is(err, api.CodeWorkerLost) && lost < lostRetries:
 			lost++
+			if err := p.mayRetry(c, v, x, err); err != nil {
+				return nil, err
+			}
 		case api.Is(err, api.CodeNotLoaded):
 		default:
 			return nil, about(err, c)
 		}
-		to.failed = append(to.failed, r.Replica)
+		to.failed = append(to.failed, *r)
 	}
 }
 
@@ -186,15 +239,41 @@ func about(err error, c *Call) error {
 	return &told
 }
 
-func (p *Path) send(ctx context.Context, c *Call, v *variant, r *replica) (*engine.Answer, error) {
+// sending is what goes with a request to a replica: the place in its worker, and what becomes of it.
+type sending struct {
+	place queue.Place
+	x     *api.Exchange
+	sole  bool // nothing else is in the worker
+}
+
+// send has a replica answer, and gives the place in its worker back with the time that it took.
+func (p *Path) send(ctx context.Context, c *Call, to *target, r *api.Replica, s sending) (*engine.Answer, error) {
+	v, took := to.variant, time.Duration(-1)
+	defer func() { p.fair.Leave(s.place, took) }()
 	e, ok := p.Engines.Engine(r.Worker)
 	if !ok || gone(e) {
 		return nil, api.Fail(api.CodeNotLoaded, string(c.Endpoint), "worker %s is gone", r.Worker)
 	}
+	s.sole = s.place.Alone() && engine.Busy(e) == 0
+	took = 0 // as expected, when it fails
 	work := v.compute.expect()
-	r.load.enter(work)
-	defer r.load.leave(work)
-	return e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: v.inputs(c), Outputs: c.Outputs, Priority: c.Priority})
+	r.Load.Enter(work)
+	defer r.Load.Leave(work)
+	begun := p.Now()
+	probe := p.sick.begin(*r, begun)
+	answer, err := e.Infer(ctx, engine.Request{Instance: r.Instance, Inputs: v.inputs(c), Outputs: c.Outputs, Priority: c.Priority,
+		Expect: work, Limit: p.Limits.timeout(v)})
+	ended := p.Now()
+	s.sole = s.sole && (err == nil || engine.Fault(e) == nil) // else the worker was ended for what it did itself
+	p.sick.end(*r, judge(ctx, err, ended.Sub(begun), time.Duration(v.compute.tail.Load())), probe, ended)
+	switch {
+	case err == nil:
+		took = max(1, ownShare(s.x, answer))
+		v.compute.learn(took)
+	case api.Is(err, api.CodeNotLoaded):
+		took = -1
+	}
+	return answer, p.blame(c, to, r, s, err)
 }
 
 // gone reports an engine that is known to be dead: a request that was never sent to it costs no retry of a lost one.
@@ -204,38 +283,6 @@ func gone(e engine.Engine) bool {
 		return true
 	default:
 		return false
-	}
-}
-
-// replica picks the least loaded replica as the newest plan knows it. While there is none that has not failed the
-// request, it holds the request until a new plan brings one, at most Limits.Wake.
-func (p *Path) replica(ctx context.Context, c *Call, to *target) (*replica, time.Duration, error) {
-	var begin time.Time
-	var wake <-chan time.Time
-	for {
-		if err := to.renew(p.table.Load(), c); err != nil {
-			return nil, 0, err
-		}
-		if r := to.variant.balance(to.failed); r != nil {
-			if wake == nil {
-				return r, 0, nil
-			}
-			return r, p.Now().Sub(begin), nil
-		}
-		if wake == nil {
-			begin = p.Now()
-			timer := time.NewTimer(p.Limits.wake())
-			defer timer.Stop()
-			wake = timer.C
-		}
-		select {
-		case <-to.table.replaced:
-		case <-ctx.Done():
-			return nil, p.Now().Sub(begin), ended(ctx, c)
-		case <-wake:
-			return nil, p.Now().Sub(begin), api.Fail(api.CodeLoading, string(c.Endpoint),
-				"no replica of version %d became ready within the limit of %v", to.variant.Version, p.Limits.wake())
-		}
 	}
 }
 
@@ -284,6 +331,13 @@ func (l Limits) queue() int64 {
 		return int64(l.Queue)
 	}
 	return 256
+}
+
+func (l Limits) wait() time.Duration {
+	if l.Wait > 0 {
+		return l.Wait
+	}
+	return 15 * time.Second
 }
 
 func (l Limits) cache() int64 {

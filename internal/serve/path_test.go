@@ -25,7 +25,18 @@ type fake struct {
 	answer        func(ctx context.Context, req engine.Request) (*engine.Answer, error)
 	calls         atomic.Int64
 	released      atomic.Int64
+	busy          func() int // runs whose callers gave up; nil for none
+	fault         error
 }
+
+func (f *fake) Busy() int {
+	if f.busy == nil {
+		return 0
+	}
+	return f.busy()
+}
+
+func (f *fake) Fault() error { return f.fault }
 
 func (f *fake) Done() <-chan struct{} { return f.done }
 
@@ -50,11 +61,15 @@ func (f *fakes) Engine(worker string) (engine.Engine, bool) {
 }
 
 func (f *fakes) add(name string) *fake {
+	e := &fake{name: name, done: make(chan struct{})}
+	f.put(e)
+	return e
+}
+
+func (f *fakes) put(e *fake) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e := &fake{name: name, done: make(chan struct{})}
-	f.live[name] = e
-	return e
+	f.live[e.name] = e
 }
 
 type ledger struct {
@@ -90,10 +105,20 @@ func plan(sticky bool, arms ...api.PlanVariant) *api.Plan {
 func arm(name string, version int64, weight int64, workers ...string) api.PlanVariant {
 	v := api.PlanVariant{Variant: api.Variant{Name: api.VariantName(name), Model: "m", Version: api.VersionNumber(version), Weight: weight,
 		Digest: api.Digest("sha256:" + name)}}
+	var replicas []api.Replica
 	for _, w := range workers {
-		v.Replicas = append(v.Replicas, api.Replica{Worker: w, Instance: name})
+		replicas = append(replicas, replica(w, name))
 	}
+	v.Set = api.Loaded(replicas...)
 	return v
+}
+
+// loads are those of the tests' workers, by name: replicas on one share it.
+var loads sync.Map
+
+func replica(worker, instance string) api.Replica {
+	load, _ := loads.LoadOrStore(worker, &api.WorkerLoad{})
+	return api.Replica{Worker: worker, Instance: instance, Load: load.(*api.WorkerLoad)}
 }
 
 func call(mods ...func(*serve.Call)) *serve.Call {
@@ -201,7 +226,7 @@ func TestLostWorkerIsRetriedOnceElsewhere(t *testing.T) {
 		t.Errorf("bad worker asked %d times, good one released %d of 10", bad.calls.Load(), good.released.Load())
 	}
 	good.answer = die
-	if _, err := p.Infer(t.Context(), call()); !api.Is(err, api.CodeWorkerLost) {
+	if _, err := p.Infer(t.Context(), call()); !api.Is(err, api.CodePoison) {
 		t.Errorf("both died: got %v", err)
 	}
 	if x := l.last(); x.Retries != 1 {

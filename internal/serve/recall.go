@@ -224,7 +224,8 @@ func (t *table) cacheOf(v *variant) *cache.Cache {
 func answering(v *variant) api.Variant {
 	a := v.Variant
 	a.Weight = 0
-	a.Serving.Replicas, a.Serving.TimeoutMS, a.Serving.Cache = 0, 0, nil
+	a.Serving.Replicas, a.Serving.TimeoutMS, a.Serving.Cache, a.Serving.Band = 0, 0, nil, ""
+	a.Serving.Keep, a.Serving.KeepPriority = "", 0
 	if a.Chain != nil {
 		a.Version = 0 // the revision's number; the digest says what answers
 	}

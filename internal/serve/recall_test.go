@@ -379,7 +379,7 @@ func TestPlansMoveUnderIt(t *testing.T) {
 	echoes(f.add("w"))
 	next := func(i int) *api.Plan {
 		v := keeping("main", int64(1+i%3), []int64{64 << 10, 1 << 20}[i%2], 0, "w")
-		v.Replicas[0].Instance = fmt.Sprint("v", v.Version)
+		v.Set = api.Loaded(replica("w", fmt.Sprint("v", v.Version)))
 		if i%7 == 6 {
 			v.Serving.Cache = nil
 		}

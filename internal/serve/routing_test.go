@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/api"
 )
@@ -16,13 +17,14 @@ func BenchmarkRouting(b *testing.B) {
 	for _, endpoints := range []int{10, 100, 1_000, 10_000} {
 		for _, used := range []string{"one", "all"} {
 			b.Run(fmt.Sprintf("used=%s/endpoints=%d", used, endpoints), func(b *testing.B) {
-				p := &Path{}
+				p := &Path{Now: time.Now}
 				p.SetPlan(planOf(endpoints))
 				calls := callsFor(endpoints)
 				if used == "one" {
 					calls = calls[:1]
 				}
 				ctx, n := b.Context(), 0
+				var x api.Exchange
 				b.ReportAllocs()
 				for b.Loop() {
 					c := calls[n]
@@ -39,9 +41,11 @@ func BenchmarkRouting(b *testing.B) {
 					if err := to.variant.gate.enter(p.Limits.queue()); err != nil {
 						b.Fatal(err)
 					}
-					if r, _, err := p.replica(ctx, c, &to); err != nil || r == nil {
-						b.Fatal(r, err)
+					_, place, err := p.turn(ctx, c, &to, &x)
+					if err != nil {
+						b.Fatal(err)
 					}
+					p.fair.Leave(place, time.Millisecond)
 					to.variant.gate.leave()
 				}
 			})
@@ -59,7 +63,7 @@ func planOf(endpoints int) *api.Plan {
 		arm := func(name string) api.PlanVariant {
 			instance := fmt.Sprintf("sha256-%064d-%s", i, name)
 			return api.PlanVariant{Variant: api.Variant{Name: api.VariantName(name), Model: "m", Version: 1, Weight: 50},
-				Replicas: []api.Replica{{Worker: "w1", Instance: instance}, {Worker: "w2", Instance: instance}}}
+				Set: api.Loaded(api.Replica{Worker: "w1", Instance: instance}, api.Replica{Worker: "w2", Instance: instance})}
 		}
 		plan.Endpoints[key] = &api.PlanEndpoint{Key: key, Revision: 1, Salt: "s", Sticky: true, Variants: []api.PlanVariant{arm("a"), arm("b")}}
 	}

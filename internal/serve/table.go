@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/serve/cache"
+	"github.com/penstock/penstock/internal/serve/queue"
 	"github.com/penstock/penstock/internal/split"
 )
 
@@ -15,9 +16,8 @@ import (
 // are carried over from plan to plan.
 type table struct {
 	routes   map[api.EndpointKey]*route
-	loads    map[string]*load // by worker
-	caching  []*variant       // those whose spec asks for a response cache
-	replaced chan struct{}    // closed when a newer table is in effect
+	caching  []*variant    // those whose spec asks for a response cache
+	replaced chan struct{} // closed when a newer table is in effect
 }
 
 // route is one endpoint.
@@ -28,39 +28,50 @@ type route struct {
 	weights  []int64
 }
 
-// variant is one arm with its replicas.
+// variant is one arm; where its replicas are tells PlanVariant.Set.
 type variant struct {
 	*api.PlanVariant
 	key      api.EndpointKey
 	revision api.RevisionNumber
 	gate     *gate
-	replicas []replica
+	flow     *queue.Flow // the tenant's
+	band     queue.Band
+	where    atomic.Pointer[where]
 	compute  *compute
 	cache    *cache.Cache // nil where the spec asks for none
 }
 
-// compute is what a version's requests usually take inside the runtime, in nanoseconds; 0 while it is not known.
-type compute struct{ mean atomic.Int64 }
+// compute is what a version's requests take inside the runtime, in nanoseconds; 0 while it is not known.
+type compute struct {
+	mean atomic.Int64
+	tail atomic.Int64 // 99 of 100 take less
+}
 
-// learn moves the mean an eighth of the way to what a request took.
+// learn moves the mean an eighth of the way to what a request took, and the tail so that one request in a hundred is above
+// it. Of two at once one may be lost, which both survive.
 func (c *compute) learn(took time.Duration) {
-	old := c.mean.Load()
+	old, now := c.mean.Load(), max(1, int64(took))
 	if old == 0 {
-		c.mean.Store(max(1, int64(took)))
+		c.mean.Store(now)
+		c.tail.Store(now)
 		return
 	}
-	// Of two at once one may be lost, which a mean survives.
-	if next := old + (int64(took)-old)/8; next != old {
+	if next := old + (now-old)/8; next != old {
 		c.mean.Store(max(1, next))
+	}
+	if tail := c.tail.Load(); now > tail {
+		c.tail.Store(min(now, tail+max(1, old/8)))
+	} else if down := old / 8 / 99; down > 0 {
+		c.tail.Store(max(now, tail-down))
 	}
 }
 
 // expect is what a request is counted with before it is done.
-func (c *compute) expect() int64 {
+func (c *compute) expect() time.Duration {
 	if mean := c.mean.Load(); mean > 0 {
-		return mean
+		return time.Duration(mean)
 	}
-	return int64(unknownCompute)
+	return unknownCompute
 }
 
 const (
@@ -70,32 +81,11 @@ const (
 	littleWork = 250 * time.Microsecond
 )
 
-type replica struct {
-	api.Replica
-	load *load
-}
-
-// load sums up what a worker's requests in flight from this gateway, those of all endpoints, usually take: they share
-// its processor.
-type load struct {
-	work     atomic.Int64 // nanoseconds
-	inFlight atomic.Int64 // requests, for people
-}
-
-func (l *load) enter(work int64) {
-	l.work.Add(work)
-	l.inFlight.Add(1)
-}
-
-func (l *load) leave(work int64) {
-	l.work.Add(-work)
-	l.inFlight.Add(-1)
-}
-
 // gate counts an endpoint's requests.
 type gate struct {
 	name    api.EndpointName
 	present atomic.Int64
+	retries retries
 }
 
 // enter lets a request in while fewer than limit are present; leave must be called once.
@@ -106,13 +96,20 @@ func (g *gate) enter(limit int64) error {
 		full.RetryAfter = time.Second
 		return full
 	}
+	g.retries.requests.Add(1)
 	return nil
+}
+
+// force lets a request in whatever the limit.
+func (g *gate) force() {
+	g.present.Add(1)
+	g.retries.requests.Add(1)
 }
 
 func (g *gate) leave() { g.present.Add(-1) }
 
-func compile(plan *api.Plan, old *table) *table {
-	t := &table{routes: make(map[api.EndpointKey]*route, len(plan.Endpoints)), loads: map[string]*load{}, replaced: make(chan struct{})}
+func compile(plan *api.Plan, old *table, fair *queue.Fair) *table {
+	t := &table{routes: make(map[api.EndpointKey]*route, len(plan.Endpoints)), replaced: make(chan struct{})}
 	for key, ep := range plan.Endpoints {
 		r := &route{PlanEndpoint: ep, gate: &gate{name: key.Endpoint}}
 		if old != nil && old.routes[key] != nil {
@@ -120,9 +117,7 @@ func compile(plan *api.Plan, old *table) *table {
 		}
 		for i := range ep.Variants {
 			v := &variant{PlanVariant: &ep.Variants[i], key: key, revision: ep.Revision, gate: r.gate, compute: old.compute(key, &ep.Variants[i])}
-			for _, rep := range v.Replicas {
-				v.replicas = append(v.replicas, replica{Replica: rep, load: t.load(rep.Worker, old)})
-			}
+			v.flow, v.band = fair.Flow(key.Tenant), bandOf(v.Serving.Band)
 			if v.Serving.Cache != nil {
 				t.caching = append(t.caching, v)
 			}
@@ -132,18 +127,6 @@ func compile(plan *api.Plan, old *table) *table {
 		t.routes[key] = r
 	}
 	return t
-}
-
-func (t *table) load(worker string, old *table) *load {
-	l := t.loads[worker]
-	if l == nil && old != nil {
-		l = old.loads[worker]
-	}
-	if l == nil {
-		l = &load{}
-	}
-	t.loads[worker] = l
-	return l
 }
 
 // compute finds what is known of a version on this endpoint; t may be nil.
@@ -237,16 +220,16 @@ func (r *route) chosen(c *Call) (*variant, error) {
 // there is none. Of equal ones the first is taken, and a little work is like none: while there is not much to do, one
 // worker stays awake with its caches warm, and what it is sent and answers travels together, where taking turns would
 // find each one cold.
-func (v *variant) balance(failed []api.Replica) *replica {
-	var best *replica
-	least := int64(0)
-	for i := range v.replicas {
-		r := &v.replicas[i]
-		if len(failed) > 0 && slices.Contains(failed, r.Replica) {
+func balance(replicas, failed []api.Replica) *api.Replica {
+	var best *api.Replica
+	least := time.Duration(0)
+	for i := range replicas {
+		r := &replicas[i]
+		if len(failed) > 0 && slices.Contains(failed, *r) {
 			continue
 		}
-		work := r.load.work.Load()
-		if work <= int64(littleWork) {
+		work := r.Load.Work()
+		if work <= littleWork {
 			return r
 		}
 		if best == nil || work < least {
@@ -283,17 +266,18 @@ func (p *Path) Describe(principal *api.Principal, name api.EndpointName, version
 		if version != "" && number != version {
 			continue
 		}
+		state := v.Set.State()
 		if len(view.Versions) == 0 {
 			view.Signature, view.Platform, view.Ready, view.Cached = v.Signature, platform(v.Format), true, v.cache != nil
-			if v.Batch != nil {
-				view.Batch = *v.Batch
+			if state.Batch != nil {
+				view.Batch = *state.Batch
 			}
 			if v.Serving.Batching != nil {
 				view.Batching = *v.Serving.Batching
 			}
 		}
 		view.Versions = append(view.Versions, number)
-		if len(v.replicas) == 0 && v.Weight > 0 {
+		if len(state.Replicas) == 0 && !state.Asleep && v.Weight > 0 {
 			view.Ready = false
 		}
 	}

@@ -1,6 +1,9 @@
 package serve
 
-import "github.com/penstock/penstock/api"
+import (
+	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/serve/queue"
+)
 
 // Usage is what one endpoint holds in this gateway now.
 type Usage struct {
@@ -36,12 +39,12 @@ func (p *Path) Usage(tenant api.TenantID) []Usage {
 	return list
 }
 
-// InFlight counts a worker's requests from this gateway.
-func (p *Path) InFlight(worker string) int64 {
-	if t := p.table.Load(); t != nil && t.loads[worker] != nil {
-		return t.loads[worker].inFlight.Load()
+// Shares lists what each tenant has had of the workers, those that ever asked; by name. It is for people and tools.
+func (p *Path) Shares() []queue.Share {
+	if p.table.Load() == nil {
+		return nil
 	}
-	return 0
+	return p.fair.Shares()
 }
 
 // CacheBytes is what all response caches hold together.

@@ -1,16 +1,19 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/engine/chain"
 	"github.com/penstock/penstock/internal/fleet"
+	"github.com/penstock/penstock/internal/hook"
+	"github.com/penstock/penstock/internal/lineage"
 	"github.com/penstock/penstock/internal/observe"
-	"github.com/penstock/penstock/internal/registry"
 	"github.com/penstock/penstock/internal/rollout"
 	"github.com/penstock/penstock/internal/store"
 )
@@ -22,6 +25,10 @@ type artifacts struct{ s *System }
 
 func (a artifacts) Materialize(ctx context.Context, manifest api.Digest) (string, error) {
 	return a.s.catalog.Materialize(ctx, manifest)
+}
+
+func (a artifacts) Entry(ctx context.Context, manifest api.Digest) (api.Digest, error) {
+	return a.s.catalog.Entry(ctx, manifest)
 }
 
 // chains lets rollout ask the engine that will run them.
@@ -48,10 +55,7 @@ func (p prober) Probe(ctx context.Context, w api.Want) error { return p.s.probe(
 // replicas lets publish ask the fleet.
 type replicas struct{ fleet *fleet.Controller }
 
-func (r replicas) Replicas(v *api.Variant) ([]api.Replica, *api.BatchPlan) {
-	state := r.fleet.State(rollout.Instance(v))
-	return state.Replicas, state.Batch
-}
+func (r replicas) Set(v *api.Variant) *api.ReplicaSet { return r.fleet.Set(rollout.Instance(v)) }
 
 // exchanges lets admin ask the recorder.
 type exchanges struct{ recorder *observe.Recorder }
@@ -83,10 +87,35 @@ func (a statistics) Statistics(t api.TenantID, span time.Duration) api.Statistic
 		live = append(live, one)
 	}
 	out.Endpoints = live // one that was deleted a moment ago is not told of
+	out.Shares = a.shares()
 	for _, w := range a.s.fleet.Workers() {
-		out.Workers = append(out.Workers, api.WorkerStatistics{Worker: w, InFlight: a.s.path.InFlight(w.Name)})
+		out.Workers = append(out.Workers, api.WorkerStatistics{Worker: w, InFlight: a.s.fleet.InFlight(w.Name)})
 	}
+	memory := a.s.fleet.Memory()
+	out.Memory = &memory
 	return out
+}
+
+// shares tells what every tenant has of the workers, who had most in front.
+func (a statistics) shares() []api.TenantShare {
+	var sum time.Duration
+	var all []api.TenantShare
+	for _, s := range a.s.path.Shares() {
+		sum += s.Spent
+		one := api.TenantShare{Tenant: s.Tenant, Weight: s.Weight, Spent: s.Spent, Total: s.Total, Waiting: s.Waiting, Running: s.Running}
+		for reason, n := range s.Refused() {
+			if one.Refused == nil {
+				one.Refused = map[string]int64{}
+			}
+			one.Refused[reason] = n
+		}
+		all = append(all, one)
+	}
+	for i := range all {
+		all[i].Part = float64(all[i].Spent) / float64(max(1, sum))
+	}
+	slices.SortStableFunc(all, func(a, b api.TenantShare) int { return cmp.Compare(b.Spent, a.Spent) })
+	return all
 }
 
 // idempotency lets admin ask the store.
@@ -100,6 +129,14 @@ func (i idempotency) ClaimIdempotency(ctx context.Context, t api.TenantID, key, 
 	return &admin.Reply{Status: reply.Status, Body: reply.Body}, nil
 }
 
+// outbox lets the courier ask the store.
+type outbox struct{ *store.DB }
+
+func (o outbox) WebhookSecrets(ctx context.Context, t api.TenantID, id api.WebhookID) (hook.Secrets, error) {
+	kept, err := o.DB.WebhookSecrets(ctx, t, id)
+	return hook.Secrets(kept), err
+}
+
 // settings are what callers of the data plane may change while the server runs.
 type settings struct {
 	level *slog.LevelVar
@@ -110,8 +147,11 @@ func (s settings) LogLevel() slog.Level { return s.level.Level() }
 
 func (s settings) SetLogLevel(level slog.Level) { s.level.Set(level) }
 
-type versions struct{ *registry.Catalog }
+// origins lets admin ask the desk and have its answers drawn.
+type origins struct{ *lineage.Desk }
 
-func (v versions) SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
-	return v.Catalog.SetTags(ctx, &api.Principal{Tenant: t, Scopes: []api.Scope{api.ScopeWrite}}, m, n, set, remove)
+func (o origins) Lineage(ctx context.Context, t api.TenantID, of, direction string) (api.Lineage, error) {
+	return o.Desk.Lineage(ctx, t, of, lineage.Direction(direction))
 }
+
+func (o origins) Drawing(l *api.Lineage) []byte { return lineage.SVG(l) }

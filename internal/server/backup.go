@@ -23,7 +23,7 @@ import (
 	"github.com/penstock/penstock/internal/store"
 )
 
-// A backup is a tar stream: the header, the store's portable dump, the secrets, the grants, the blobs wherever they lie
+// A backup is a tar stream: the header, the store's portable dump, the secrets, the grants, the audit, the blobs wherever they lie
 // (unless it was asked for without), and a trailer with the digest of every name, size and content before it. The dump is taken first and blobs are never changed, so the blobs that it
 // names are all among those that follow. It can be restored onto either database.
 const (
@@ -37,6 +37,7 @@ const (
 const (
 	entryBytesMax = 1 << 40
 	smallBytesMax = 1 << 20 // header, trailer, secrets, grants
+	auditBytesMax = 1 << 30 // a file of the audit
 )
 
 type backupInfo struct {
@@ -46,8 +47,17 @@ type backupInfo struct {
 }
 
 // Backup writes the whole data directory while the server serves. Without blobs it is for those whose blob store keeps
-// copies of its own.
+// copies of its own. With them no collection runs meanwhile: the blobs that the dump names must still be there when their
+// turn comes.
 func (s *System) Backup(ctx context.Context, w io.Writer, withoutBlobs bool) error {
+	write := func(ctx context.Context) error { return s.backup(ctx, w, withoutBlobs) }
+	if withoutBlobs {
+		return write(ctx)
+	}
+	return s.collect.Exclusively(ctx, write)
+}
+
+func (s *System) backup(ctx context.Context, w io.Writer, withoutBlobs bool) error {
 	t := &archive{tar: tar.NewWriter(w), sum: sha256.New()}
 	info, err := json.Marshal(backupInfo{Format: backupFormat, Version: s.cfg.Version, Created: api.TimeOf(time.Now())})
 	if err != nil {
@@ -63,6 +73,10 @@ func (s *System) Backup(ctx context.Context, w io.Writer, withoutBlobs bool) err
 		if err := t.addTree(s.cfg.Data, dir); err != nil {
 			return fmt.Errorf("back up %s: %w", dir, err)
 		}
+	}
+	// After the store, whose head of the audit must be one that the files lead to.
+	if err := s.audit.Copy(func(name string, size int64, r io.Reader) error { return t.add(auditFolder+"/"+name, size, r) }); err != nil {
+		return fmt.Errorf("back up the audit: %w", err)
 	}
 	if !withoutBlobs {
 		if err := s.addBlobs(ctx, t); err != nil {
@@ -286,6 +300,8 @@ func (x *restorer) entry(ctx context.Context, h *tar.Header, r io.Reader) error 
 	case top == "blobs":
 		_, err := x.blobs.Put(ctx, r, api.Digest("sha256:"+path.Base(h.Name)), h.Size)
 		return err
+	case top == auditFolder && h.Size <= auditBytesMax:
+		return x.write(h.Name, r)
 	case (top == "secrets" || top == "grants" || top == "journal") && h.Size <= smallBytesMax:
 		return x.write(h.Name, r)
 	}

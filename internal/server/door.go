@@ -173,9 +173,9 @@ func (d *doors) serveMetrics(ctx context.Context) error {
 	mux.Handle("GET /metrics", d.system.recorder.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !d.system.path.Ready() {
+		if !d.system.ready() {
 			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprintln(w, "no plan yet")
+			fmt.Fprintln(w, "no plan yet, or stopping")
 			return
 		}
 		fmt.Fprintln(w, "ok")

@@ -13,25 +13,32 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/admin"
 	"github.com/penstock/penstock/internal/arena"
+	"github.com/penstock/penstock/internal/audit"
+	"github.com/penstock/penstock/internal/egress"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
 	"github.com/penstock/penstock/internal/engine/process"
 	"github.com/penstock/penstock/internal/fleet"
+	"github.com/penstock/penstock/internal/fleet/cache"
 	"github.com/penstock/penstock/internal/gateway"
 	"github.com/penstock/penstock/internal/gateway/oip"
+	"github.com/penstock/penstock/internal/hook"
+	"github.com/penstock/penstock/internal/lineage"
+	"github.com/penstock/penstock/internal/mirror"
 	"github.com/penstock/penstock/internal/observe"
-	"github.com/penstock/penstock/internal/provider"
 	"github.com/penstock/penstock/internal/provider/local"
 	"github.com/penstock/penstock/internal/publish"
 	"github.com/penstock/penstock/internal/registry"
 	"github.com/penstock/penstock/internal/registry/oci"
 	"github.com/penstock/penstock/internal/rollout"
 	"github.com/penstock/penstock/internal/serve"
+	"github.com/penstock/penstock/internal/serve/queue"
 	"github.com/penstock/penstock/internal/store"
 	"github.com/penstock/penstock/internal/tenancy"
 	wire "github.com/penstock/penstock/internal/wire/oip"
@@ -39,7 +46,7 @@ import (
 
 // roles says which services a process of a role runs, in the order of their start. A role is a row, not an if.
 var roles = map[string][]string{
-	"all": {"recorder", "fleet", "rollout", "publish", "metrics", "grpc", "oci", "http"},
+	"all": {"callers", "recorder", "fleet", "rollout", "publish", "collect", "mirror", "audit", "webhooks", "memory", "metrics", "grpc", "oci", "http"},
 }
 
 func roleNames() []string {
@@ -61,12 +68,19 @@ type System struct {
 	store    *store.DB
 	blobs    blobs
 	recorder *observe.Recorder
+	callers  *lineage.Callers
 	guard    *tenancy.Guard
+	courier  *hook.Courier
+	audit    *audit.Ledger
+	began    api.Time      // what happened before is another process's
 	inside   engine.Engine // nil with worker processes
 	memory   *arena.Arena  // nil without shared memory
 	places   *local.Provider
 	fleet    *fleet.Controller
 	catalog  *registry.Catalog
+	collect  *registry.Collector
+	pepper   []byte
+	mirror   *mirror.Controller
 	rollout  *rollout.Controller
 	publish  *publish.Publisher
 	path     *serve.Path
@@ -74,6 +88,8 @@ type System struct {
 	admin    *admin.Server
 	oci      *oci.Server
 	doors    *doors
+
+	draining atomic.Bool // stopping: readiness is denied, so that balancers send no more
 
 	closers []func() error // in the order of construction; closed in reverse
 }
@@ -107,15 +123,20 @@ func (s *System) floor(ctx context.Context) (err error) {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	s.closing(s.store.Close)
+	if err := s.openAudit(ctx); err != nil {
+		return err
+	}
 	if s.blobs, err = openBlobs(ctx, &s.cfg, s.log); err != nil {
 		return err
 	}
 	s.closing(s.blobs.Close)
-	pepper, err := tenancy.LoadPepper(s.secret("pepper"))
-	if err != nil {
+	if s.pepper, err = tenancy.LoadPepper(s.secret("pepper")); err != nil {
 		return fmt.Errorf("read the key pepper: %w", err)
 	}
-	s.guard = tenancy.New(s.store, pepper, s.cfg.Dev)
+	if s.courier, err = hook.New(hook.Config{Store: outbox{s.store}, Key: s.pepper, Allow: s.cfg.WebhookAllow, Log: s.log, Name: s.cfg.Name}); err != nil {
+		return err
+	}
+	s.guard = tenancy.New(s.store, s.pepper, s.cfg.Dev)
 	if err := s.guard.Load(ctx); err != nil {
 		return err
 	}
@@ -124,7 +145,8 @@ func (s *System) floor(ctx context.Context) (err error) {
 
 // seams makes the recorder and what runs models.
 func (s *System) seams(context.Context) (err error) {
-	s.recorder, err = observe.New(observe.Config{Version: s.cfg.Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery,
+	s.callers = lineage.NewCallers(s.store, s.log)
+	s.recorder, err = observe.New(observe.Config{Also: s.callers.Take, Version: s.cfg.Version, OTLP: s.cfg.OTLP, TraceEvery: s.cfg.TraceEvery,
 		NoAliases: s.cfg.NoTritonMetrics, Log: s.log})
 	if err != nil {
 		return err
@@ -142,21 +164,27 @@ func (s *System) seams(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := fleet.Config{Workers: s.cfg.Workers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
+	cfg := fleet.Config{Workers: s.cfg.Workers, Pools: s.cfg.Pools, PoolWorkers: s.cfg.PoolWorkers, Processors: processors, Executable: executable, CacheDir: s.cfg.Cache,
 		Env:      []string{fmt.Sprintf("%s=%d", threadsVariable, s.cfg.threads())},
-		Limits:   provider.Limits{MemoryBytes: s.workerMemory()},
-		Hop:      process.Config{Memory: s.memory},
+		Memory:   cache.Size{RAM: s.cfg.modelMemory()},
+		Limits:   s.limits(),
+		Hop:      process.Config{Memory: s.memory, RunGrace: s.cfg.RunGrace},
 		Provider: s.places, Artifacts: artifacts{s}, Crashes: s.store, Events: s.store, Meter: s.recorder,
+		Entry:   artifacts{s}.Entry,
 		Changed: s.changed, Log: s.log}
 	if s.cfg.InProcess {
 		s.inside = runtimeOf(onnxruntime.Config{CacheDir: s.cfg.Cache, IntraThreads: s.cfg.threads(), Log: s.log})
 		s.closing(s.inside.Close)
 		cfg.InProcess = s.inside
 	}
+	if cfg.Sandbox, err = s.sandbox(executable); err != nil {
+		return err
+	}
 	if s.fleet, err = fleet.New(cfg); err != nil {
 		return err
 	}
 	s.recorder.Watch(s.fleet.Workers)
+	s.recorder.WatchModels(s.fleet.Memory, func() []api.LoadedModel { return s.fleet.Loaded("") })
 	return nil
 }
 
@@ -174,39 +202,49 @@ func (s *System) share() {
 	s.closing(memory.Close)
 }
 
-// workerMemory is a worker's address space; what it sees of the server's comes on top.
-func (s *System) workerMemory() int64 {
-	limit := s.cfg.WorkerMemoryMB << 20
-	if limit > 0 && s.memory != nil {
-		limit += s.cfg.SharedMemoryMB << 20
-	}
-	return limit
-}
-
 // rooms makes registry, rollout, publish and the request's walk.
 func (s *System) rooms(ctx context.Context) (err error) {
 	s.catalog, err = registry.New(registry.Config{Store: s.store, Blobs: s.blobs, CacheDir: filepath.Join(s.cfg.Data, "cache", "models"),
-		GrantDir: filepath.Join(s.cfg.Data, "grants"), Probe: s.probe, Now: time.Now})
+		GrantDir: filepath.Join(s.cfg.Data, "grants"), Holder: s.holder(), Window: s.cfg.RestoreWindow, Probe: s.probe, Now: time.Now,
+		CacheMax: s.cfg.FileCacheMB << 20, Busy: s.fleet.Files,
+		Renamed: func(t api.TenantID, from, to api.ModelName) { s.rollout.Renamed(t, from, to) }})
 	if err != nil {
 		return err
 	}
 	s.closing(s.catalog.Close)
+	s.collect, err = registry.NewCollector(registry.CollectorConfig{Store: s.store, Blobs: s.blobs, Holder: s.holder(), Every: s.cfg.CollectEvery,
+		Window: s.cfg.RestoreWindow, Grace: s.cfg.CollectGrace, Now: time.Now, Log: s.log, Settle: s.catalog.Settle})
+	if err != nil {
+		return err
+	}
 	if err := s.catalog.Shelve(ctx); err != nil {
 		return err
 	}
-	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now,
-		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20}}
+	policy, err := egress.Parse(s.cfg.Egress)
+	if err != nil {
+		return err
+	}
+	s.mirror, err = mirror.New(mirror.Config{Local: s.catalog, Store: s.store, Dir: filepath.Join(s.cfg.Data, "copies"), Secret: s.pepper, Egress: policy,
+		Version: s.cfg.Version, Now: time.Now, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.path = &serve.Path{Engines: s.fleet, Recorder: s.recorder, Now: time.Now, Blame: s.fleet.Blame,
+		Limits: serve.Limits{Queue: s.cfg.Queue, Timeout: s.cfg.Timeout, Cache: s.cfg.CacheMB << 20,
+			Fair: queue.Config{Runs: s.cfg.threads()}}}
 	s.recorder.WatchCaches(s.path.CacheBytes)
+	s.recorder.WatchShares(statistics{s}.shares)
 	s.rollout = rollout.New(rollout.Config{JournalDir: filepath.Join(s.cfg.Data, "journal"), RollbackWindow: s.cfg.RollbackWindow,
-		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog,
+		Now: time.Now, Log: s.log, Store: s.store, Catalog: s.catalog, Trust: s.catalog,
 		Chains: chains{}, Files: s.catalog, Prober: prober{s}, Fleet: s.fleet, Meter: s.recorder}, s.republish)
 	s.publish = publish.New(time.Now, s.rollout, replicas{s.fleet}, s.path.SetPlan)
+	s.publish.Weights, s.guard.Changed = s.guard.Weights, s.republish
 	return s.rollout.Open(ctx)
 }
 
 // hall makes the doors and listens at them.
 func (s *System) hall(ctx context.Context) (err error) {
-	options := gateway.Options{Config: gateway.DefaultConfig(), Guard: s.guard, Ready: s.path.Ready, Codec: wire.Codec{}, Log: s.log}
+	options := gateway.Options{Config: gateway.DefaultConfig(), Guard: watched{s.guard, s.audit, "inference"}, Ready: s.ready, Codec: wire.Codec{}, Log: s.log}
 	if s.memory != nil {
 		options.Memory, options.Codec = s.memory, wire.Codec{Memory: s.memory}
 	}
@@ -215,25 +253,45 @@ func (s *System) hall(ctx context.Context) (err error) {
 		return err
 	}
 	oip.Attach(s.gateway, oip.Options{Server: s.path, Name: s.cfg.Name, Version: s.cfg.Version,
-		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}})
+		Repository: s.rollout, Statistics: s.recorder, Settings: settings{s.cfg.level, s.recorder}, Audit: s.audit})
 	s.admin, err = admin.New(admin.Config{Guard: s.guard, Tenants: s.guard, Keys: s.guard, Blobs: s.catalog, Models: s.catalog,
-		Versions: versions{s.catalog}, Aliases: s.catalog, Endpoints: s.rollout, Releases: s.rollout, Events: s.store,
-		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Statistics: statistics{s}, Idempotency: idempotency{s.store},
+		Versions: s.catalog, Aliases: s.catalog, Search: s.catalog, Referrers: s.catalog, Trust: s.catalog,
+		Lineage:   origins{&lineage.Desk{Store: s.store, Catalog: s.catalog, Endpoints: s.rollout, Keys: s.guard}},
+		Endpoints: s.rollout, Releases: s.rollout, Collections: s.collect, Keeping: s.catalog, Events: s.store,
+		Exchanges: exchanges{s.recorder}, Workers: s.fleet, Loaded: s.fleet, Statistics: statistics{s}, Transfers: s.mirror, Mirrors: s.mirror,
+		Webhooks: s.courier, Audit: s.audit, Idempotency: idempotency{s.store},
 		Backup: s.Backup, Name: s.cfg.Name, Version: s.cfg.Version, Logger: s.log})
 	if err != nil {
 		return err
 	}
-	s.oci, err = oci.New(oci.Config{Guard: s.guard, Blobs: s.catalog, Manifests: s.catalog, Listings: s.catalog,
+	s.oci, err = oci.New(oci.Config{Guard: watched{s.guard, s.audit, "oci"}, Audit: s.audit, Blobs: s.catalog, Manifests: s.catalog, Listings: s.catalog,
+		Images: s.catalog, Upstream: s.mirror,
 		StageDir: filepath.Join(s.cfg.Data, "uploads"), Now: time.Now, Log: s.log})
 	if err != nil {
 		return err
 	}
 	s.closing(s.oci.Close)
+	if err := s.oci.TakeUp(ctx); err != nil {
+		return err
+	}
 	s.doors, err = s.open(ctx)
 	return err
 }
 
 func (s *System) closing(f func() error) { s.closers = append(s.closers, f) }
+
+// holder names this server in the database: by its data directory, of which no two servers run.
+func (s *System) holder() string {
+	dir, err := filepath.Abs(s.cfg.Data)
+	if err != nil {
+		dir = s.cfg.Data
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return host + ":" + dir
+}
 
 func (s *System) secret(name string) string { return filepath.Join(s.cfg.Data, "secrets", name) }
 
@@ -264,8 +322,8 @@ func (s *System) republish() {
 	}
 }
 
-// follow turns the fleet's hints into plans and looks at the releases that wait for it. It also does so without a hint,
-// now and then: hints may be lost.
+// follow looks at the releases that wait for the fleet when it hints, and without a hint now and then: hints may be lost. No
+// plan has to be compiled: the sets of replicas in it change by themselves.
 func (s *System) follow(ctx context.Context) error {
 	const resync = 10 * time.Second
 	ticker := time.NewTicker(resync)
@@ -277,7 +335,6 @@ func (s *System) follow(ctx context.Context) error {
 		case <-s.hints:
 		case <-ticker.C:
 		}
-		s.republish()
 		s.rollout.FleetChanged()
 	}
 }
@@ -303,12 +360,32 @@ func Run(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 func (s *System) run(ctx context.Context, stdout, stderr io.Writer) error {
 	running, failed := s.start()
 	err := s.wait(ctx, failed, stdout, stderr)
-	s.admin.Drain()
-	s.rollout.Drain()
+	s.drain(running)
 	for _, r := range slices.Backward(running) {
 		err = errors.Join(err, r.stop())
 	}
 	return errors.Join(err, s.Close())
+}
+
+// ready reports whether the server wants requests.
+func (s *System) ready() bool { return s.path.Ready() && !s.draining.Load() }
+
+// drain begins the end: readiness is denied first, and requests are still taken for as long as a balancer may need to hear
+// of it. Then all doors take no more at once, so that those who come by one do not see the others' requests out.
+func (s *System) drain(services []running) {
+	s.draining.Store(true)
+	if s.cfg.DrainDelay > 0 {
+		s.log.Info("not ready any more; requests are still taken", "for", s.cfg.DrainDelay)
+		lag := time.NewTimer(s.cfg.DrainDelay)
+		<-lag.C
+	}
+	s.admin.Drain()
+	s.rollout.Drain()
+	for _, r := range services {
+		if slices.Contains([]string{"http", "oci", "grpc"}, r.name) {
+			r.cancel()
+		}
+	}
 }
 
 // wait tells that the server is ready, when it is, and returns at its end: nil when ctx ends, or the error of a service.
@@ -350,10 +427,16 @@ func (r running) stop() error {
 // start runs the services of the role. failed gets the error of one that ends by itself.
 func (s *System) start() (list []running, failed chan error) {
 	services := map[string]func(context.Context) error{
+		"callers":  s.callers.Run,
 		"recorder": s.recorder.Run,
 		"fleet":    s.fleet.Run,
 		"rollout":  s.rollout.Run,
 		"publish":  s.follow,
+		"memory":   s.watchMemory,
+		"collect":  s.collect.Run,
+		"mirror":   s.mirror.Run,
+		"webhooks": s.courier.Run,
+		"audit":    s.runAudit,
 		"metrics":  s.doors.serveMetrics,
 		"grpc":     s.doors.serveGRPC,
 		"oci":      s.doors.serveOCI,

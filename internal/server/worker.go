@@ -28,6 +28,9 @@ const workerRequests = 1024
 // WorkerConfig is what a worker process is started with; the rest comes in its environment, which nobody else can read.
 type WorkerConfig struct {
 	Socket string // path of the unix socket to serve on
+
+	// Listen makes the listener; nil is the socket's own. Tests put faults between the worker and its connections here.
+	Listen func(ctx context.Context, socket string) (net.Listener, error)
 }
 
 // RunWorker is the whole life of a worker process: it serves ONNX Runtime on its socket until ctx ends.
@@ -45,13 +48,22 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	runtime.GOMAXPROCS(threads)
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	slog.SetDefault(log)
-	listener, err := new(net.ListenConfig).Listen(ctx, "unix", cfg.Socket)
+	if err := yieldSoon(); err != nil {
+		log.Warn("the system keeps its own slices: others may wait some milliseconds for a run", "error", err)
+	}
+	if cfg.Listen == nil {
+		cfg.Listen = func(ctx context.Context, socket string) (net.Listener, error) {
+			return new(net.ListenConfig).Listen(ctx, "unix", socket)
+		}
+	}
+	listener, err := cfg.Listen(ctx, cfg.Socket)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	// Only so many runs are in the runtime as use the processors. Requests wait in the engine, not before it: that is
-	// where they are seen together and form batches.
-	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), Log: log})
+	// Of one model, only so many runs are in the runtime as use the processors; some of other models go on beside them, so
+	// that a short one does not wait for a long one. Requests wait in the engine, not before it: that is where they are seen
+	// together and form batches.
+	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), InstanceRuns: threads, Log: log})
 	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log})
 	return errors.Join(err, engine.Close())
 }

@@ -2,56 +2,45 @@ package store
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/penstock/penstock/api"
 )
 
-// aliasMove is what a caller asks of an alias.
-type aliasMove struct {
-	tenant  api.TenantID
-	model   api.ModelName
-	alias   api.AliasName
-	to      api.VersionNumber // 0 deletes
-	ifMoves int64             // -1: any
-	by      string
-	why     string
-	at      api.Time
-}
-
-// MoveAlias points an alias at a version, or deletes it when to is 0. It holds only if the alias has moved ifMoves times
-// (-1: any; 0: there must be no such alias now). A move to where it already points changes nothing. A deleted alias keeps
-// its history and its count, so an ETag from before never fits again.
-func (db *DB) MoveAlias(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, to api.VersionNumber,
-	ifMoves int64, by, why string, at api.Time) (api.Alias, error) {
-	return write(ctx, db, "move the alias", func(ctx context.Context, s session) (api.Alias, error) {
-		return moveAlias(ctx, s, aliasMove{t, m, a, to, ifMoves, by, why, at})
+// MoveAlias points an alias at a version, or deletes it when To is 0. It holds only if the alias is as expected, and if its
+// rule lets the mover and the version through. A move to where it already points changes nothing. A deleted alias keeps its
+// history and its count, so an ETag from before never fits again.
+func (db *DB) MoveAlias(ctx context.Context, move api.AliasChange) (api.Alias, error) {
+	return writeModel(ctx, db, "move the alias", move.Tenant, move.Model, func(ctx context.Context, s session, m api.ModelName) (api.Alias, error) {
+		move := move
+		move.Model = m
+		return db.moveAlias(ctx, s, &move)
 	})
 }
 
-func moveAlias(ctx context.Context, s session, move aliasMove) (now api.Alias, _ error) {
-	subject := api.Ref{Model: move.model, Alias: move.alias}.String()
-	old, found, err := findAlias(ctx, s, move.tenant, move.model, move.alias)
+// moveAlias also keeps the index of versions, and records alias.moved or alias.deleted.
+func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (now api.Alias, _ error) {
+	old, found, err := findAlias(ctx, s, move.Tenant, move.Model, move.Alias)
 	if err != nil {
 		return now, err
 	}
-	if move.to != 0 {
-		_, err = needVersion(ctx, s, move.tenant, move.model, move.to)
-	} else if _, err = needModel(ctx, s, move.tenant, move.model); err == nil && old.Version == 0 {
-		err = api.Fail(api.CodeAliasNotFound, subject, "the model has no such alias")
-	}
-	if err != nil {
+	if err := mayMove(ctx, s, move, old); err != nil {
 		return now, err
 	}
-	expected := move.ifMoves < 0 || move.ifMoves == old.Moves || move.ifMoves == 0 && old.Version == 0
-	if !expected {
-		return now, api.Fail(api.CodeStale, subject, "the alias has moved %d times, not %d", old.Moves, move.ifMoves)
+	if move.To != 0 && old.Version == 0 {
+		if err := roomForObjects(ctx, s, move.Tenant, move.Model, objectTag); err != nil {
+			return now, err
+		}
+	}
+	if err := loseTag(ctx, s, api.Repository{Tenant: move.Tenant, Name: string(move.Model)}, string(move.Alias), move.At); err != nil {
+		return now, err
 	}
 	// A name means one thing to OCI clients: an alias that is moved by hand takes the place of a tag.
 	if _, err := s.exec(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`,
-		move.tenant, move.model, move.alias); err != nil {
+		move.Tenant, move.Model, move.Alias); err != nil {
 		return now, err
 	}
-	if found && old.Version == move.to {
+	if found && old.Version == move.To {
 		return old, nil
 	}
 	if !found {
@@ -59,22 +48,76 @@ func moveAlias(ctx context.Context, s session, move aliasMove) (now api.Alias, _
 			return now, err
 		}
 	}
-	now = api.Alias{Name: move.alias, Version: move.to, Moved: move.at, MovedBy: clean(move.by), Moves: old.Moves + 1}
+	now = api.Alias{Name: move.Alias, Version: move.To, Moved: move.At, MovedBy: clean(move.Mover()), Moves: old.Moves + 1}
 	if _, err := s.exec(ctx, `INSERT INTO aliases (tenant, model, name, version, moved, moved_by, moves) VALUES (?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (tenant, model, name) DO UPDATE SET version = excluded.version, moved = excluded.moved,
 		moved_by = excluded.moved_by, moves = excluded.moves`,
-		move.tenant, move.model, now.Name, now.Version, now.Moved, now.MovedBy, now.Moves); err != nil {
+		move.Tenant, move.Model, now.Name, now.Version, now.Moved, now.MovedBy, now.Moves); err != nil {
 		return now, err
 	}
-	_, err = s.exec(ctx, `INSERT INTO alias_moves (tenant, model, alias, seq, from_version, to_version, moved, moved_by, why)
+	if _, err = s.exec(ctx, `INSERT INTO alias_moves (tenant, model, alias, seq, from_version, to_version, moved, moved_by, why)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		move.tenant, move.model, now.Name, now.Moves, old.Version, now.Version, now.Moved, now.MovedBy, clean(move.why))
-	return now, err
+		move.Tenant, move.Model, now.Name, now.Moves, old.Version, now.Version, now.Moved, now.MovedBy, clean(move.Why)); err != nil {
+		return now, err
+	}
+	if err := indexAlias(ctx, s, move, old.Version); err != nil {
+		return now, err
+	}
+	return now, db.appendEvent(ctx, s, moved(move, old.Version))
+}
+
+func moved(move *api.AliasChange, from api.VersionNumber) api.Event {
+	subject := api.Ref{Model: move.Model, Alias: move.Alias}.String()
+	e := api.Event{Tenant: move.Tenant, At: move.At, Kind: "alias.moved", Subject: subject, By: move.Mover()}
+	switch {
+	case move.To == 0:
+		e.Kind, e.Text = "alias.deleted", fmt.Sprintf("Alias %s, which named version %d, was deleted", subject, from)
+	case from == 0:
+		e.Text = fmt.Sprintf("Alias %s names version %d", subject, move.To)
+	default:
+		e.Text = fmt.Sprintf("Alias %s moved from version %d to %d", subject, from, move.To)
+	}
+	if e.Text += "."; move.Why != "" {
+		e.Text += " " + move.Why
+	}
+	return e
+}
+
+// mayMove checks all that a move depends on. What is expected is asked before the rule: who comes too late must not be told
+// that a gate is missing for a move that would not happen.
+func mayMove(ctx context.Context, s session, move *api.AliasChange, old api.Alias) error {
+	subject := api.Ref{Model: move.Model, Alias: move.Alias}.String()
+	var to *api.Version
+	if move.To != 0 {
+		v, err := needVersion(ctx, s, move.Tenant, move.Model, move.To)
+		if err != nil {
+			return err
+		}
+		to = &v
+	} else if _, err := needModel(ctx, s, move.Tenant, move.Model); err != nil {
+		return err
+	} else if old.Version == 0 {
+		return api.Fail(api.CodeAliasNotFound, subject, "the model has no such alias")
+	}
+	if expected := move.Moves < 0 || move.Moves == old.Moves || move.Moves == 0 && old.Version == 0; !expected {
+		return api.Fail(api.CodeStale, subject, "the alias has moved %d times, not %d", old.Moves, move.Moves)
+	}
+	if move.Expect != nil && *move.Expect != old.Version {
+		names := "no version"
+		if old.Version != 0 {
+			names = api.Ref{Model: move.Model, Version: old.Version}.String()
+		}
+		return api.Fail(api.CodeStale, subject, "the alias names %s, not version %d", names, *move.Expect)
+	}
+	if to != nil && old.Version == move.To {
+		return nil // it is there already
+	}
+	return checkRule(ctx, s, move, to)
 }
 
 // AliasHistory lists the moves of an alias, newest first; a deleted alias still has them.
 func (db *DB) AliasHistory(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, limit int) ([]api.AliasMove, error) {
-	return read(ctx, db, "list the alias's moves", func(ctx context.Context, s session) ([]api.AliasMove, error) {
+	return readModel(ctx, db, "list the alias's moves", t, m, func(ctx context.Context, s session, m api.ModelName) ([]api.AliasMove, error) {
 		var all []api.AliasMove
 		err := s.each(ctx, `SELECT seq, from_version, to_version, moved, moved_by, why FROM alias_moves
 			WHERE tenant = ? AND model = ? AND alias = ? ORDER BY seq DESC LIMIT ?`, []any{t, m, a, page(limit)},
@@ -102,11 +145,11 @@ func findAlias(ctx context.Context, s session, t api.TenantID, m api.ModelName, 
 }
 
 // roomForAlias bounds the names of one model, deleted ones too, because Model answers with all that live.
-func roomForAlias(ctx context.Context, s session, move aliasMove) error {
+func roomForAlias(ctx context.Context, s session, move *api.AliasChange) error {
 	var names int64
-	_, err := s.one(ctx, `SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?`, []any{move.tenant, move.model}, &names)
+	_, err := s.one(ctx, `SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?`, []any{move.Tenant, move.Model}, &names)
 	if err == nil && names >= aliasesMax {
-		return api.Fail(api.CodeTooLarge, string(move.model), "a model has at most %d aliases", aliasesMax).
+		return api.Fail(api.CodeTooLarge, string(move.Model), "a model has at most %d aliases", aliasesMax).
 			WithCure("Move an alias that exists instead of making another.")
 	}
 	return err

@@ -268,7 +268,7 @@ func fillDisk(ctx context.Context, db *store.DB, out io.Writer) error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		return err
 	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 400_000, Max: limit.Max}); err != nil {
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1_600_000, Max: limit.Max}); err != nil {
 		return err
 	}
 	for range 2 { // it must go on failing, not only once

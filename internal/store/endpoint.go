@@ -93,6 +93,7 @@ func (db *DB) DeleteEndpoint(ctx context.Context, t api.TenantID, e api.Endpoint
 			return err
 		}
 		for _, statement := range []string{
+			`DELETE FROM callers WHERE tenant = ? AND endpoint = ?`, // another endpoint of this name begins with revision 1 again
 			`DELETE FROM releases WHERE tenant = ? AND endpoint = ?`,
 			`DELETE FROM revisions WHERE tenant = ? AND endpoint = ?`,
 			`DELETE FROM endpoints WHERE tenant = ? AND name = ?`,

@@ -18,11 +18,15 @@ func (db *DB) AppendEvent(ctx context.Context, e api.Event) error {
 }
 
 // appendEvent numbers events in the order in which they become visible, because one group writes at a time: a reader
-// that continues after the last Seq it saw never misses one.
+// that continues after the last Seq it saw never misses one. Webhooks get it from the outbox, in the same transaction.
 func (db *DB) appendEvent(ctx context.Context, s session, e api.Event) error {
-	if _, err := s.exec(ctx, `INSERT INTO events (seq, tenant, happened, kind, subject, message, actor)
-		VALUES ((SELECT COALESCE(MAX(seq), 0) + 1 FROM events), ?, ?, ?, ?, ?, ?)`,
-		e.Tenant, e.At, clean(e.Kind), clean(e.Subject), clean(e.Text), clean(e.By)); err != nil {
+	e.Kind, e.Subject, e.Text, e.By = clean(e.Kind), clean(e.Subject), clean(e.Text), clean(e.By)
+	if _, err := s.one(ctx, `INSERT INTO events (seq, tenant, happened, kind, subject, message, actor)
+		VALUES ((SELECT COALESCE(MAX(seq), 0) + 1 FROM events), ?, ?, ?, ?, ?, ?) RETURNING seq`,
+		[]any{e.Tenant, e.At, e.Kind, e.Subject, e.Text, e.By}, &e.Seq); err != nil {
+		return err
+	}
+	if err := db.deliver(ctx, s, e); err != nil {
 		return err
 	}
 	var kept int64

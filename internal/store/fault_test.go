@@ -109,7 +109,11 @@ func TestOpenTogether(t *testing.T) {
 	}
 }
 
-// TestDumpHasAllTables fails when a migration adds a table or column that Export does not know.
+// passing are tables that no dump holds: what is in them ends with a process or a sweep.
+var passing = []string{"leases", "reservations", "dead_blobs"}
+
+// TestDumpHasAllTables fails when a migration adds a table or column that Export does not know. The index for searches is
+// made again of what the dump holds.
 func TestDumpHasAllTables(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	dump := storetest.Dump(t, openURL(t, "sqlite:"+path))
@@ -119,7 +123,7 @@ func TestDumpHasAllTables(t *testing.T) {
 	}
 	defer db.Close()
 	rows, err := db.QueryContext(t.Context(), `SELECT t.name, group_concat('"' || c.name || '"', ',' ORDER BY c.cid) FROM sqlite_master t, pragma_table_info(t.name) c
-		WHERE t.type = 'table' AND t.name <> 'schema_version' GROUP BY t.name`)
+		WHERE t.type = 'table' AND t.name <> 'schema_version' AND t.name NOT LIKE 'catalogue%' GROUP BY t.name`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +134,7 @@ func TestDumpHasAllTables(t *testing.T) {
 		if err := rows.Scan(&name, &columns); err != nil {
 			t.Fatal(err)
 		}
-		if want := fmt.Sprintf("%q:[%s]", name, columns); !strings.Contains(dump, want) {
+		if want := fmt.Sprintf("%q:[%s]", name, columns); strings.Contains(dump, want) == slices.Contains(passing, name) {
 			t.Errorf("the dump's header lacks %s", want)
 		}
 	}

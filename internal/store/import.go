@@ -34,8 +34,10 @@ func (db *DB) Import(ctx context.Context, r io.Reader) error {
 	}
 	path := spool.Name()
 	j := &job{alone: true, run: func(ctx context.Context, s session) (any, error) { return nil, load(ctx, s, path) }}
-	_, err = submit(ctx, db, "import", bulkTimeout, j, func(any) struct{} { return struct{}{} })
-	return err
+	if _, err = submit(ctx, db, "import", bulkTimeout, j, func(any) struct{} { return struct{}{} }); err != nil {
+		return err
+	}
+	return db.indexMissing(ctx)
 }
 
 func badDump(format string, args ...any) *api.Error {

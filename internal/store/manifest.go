@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,7 +13,7 @@ import (
 // PutManifest keeps a manifest and all that goes with it in one transaction: the blobs that the repository holds from now
 // on, the version that it is, its tags and aliases. Every part must be in the repository. A tag names one thing: one that
 // is kept as a tag ends an alias of that name, and an alias that moves ends a tag. The same manifest can be put again.
-// The version returned is zero for a push without one.
+// What goes along is kept with it. The version returned is zero for a push without one.
 func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Version, created bool, _ error) {
 	type outcome struct {
 		version api.Version
@@ -22,11 +23,14 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 		if err := needTenant(ctx, s, push.Tenant); err != nil {
 			return o, err
 		}
-		if err := putManifest(ctx, s, push); err != nil {
+		if err := notRedirected(ctx, s, push.Tenant, api.ModelName(push.Name)); err != nil {
+			return o, err
+		}
+		if err := putManifests(ctx, s, &push); err != nil {
 			return o, err
 		}
 		if push.Version != nil {
-			if o.version, o.created, err = commitVersion(ctx, s, *push.Version); err != nil {
+			if o.version, o.created, err = db.commitVersion(ctx, s, *push.Version); err != nil {
 				return o, err
 			}
 			if o.created {
@@ -35,40 +39,87 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 				}
 			}
 		}
-		return o, putTags(ctx, s, push, o.version.Number)
+		if err := putLinks(ctx, s, &push, o.version.Ref()); err != nil {
+			return o, err
+		}
+		return o, db.putTags(ctx, s, push, o.version.Number)
 	})
 	return o.version, o.created, err
 }
 
-func putManifest(ctx context.Context, s session, push api.ManifestPush) error {
-	for _, b := range push.Links {
-		if err := linkBlob(ctx, s, push.Repository, b, push.Pushed); err != nil {
+// putManifests keeps a manifest, and those that go along, with the blobs of them all.
+func putManifests(ctx context.Context, s session, push *api.ManifestPush) error {
+	if push.Version != nil {
+		if err := promised(ctx, s, push.Tenant, push.Links, push.Reservation); err != nil {
 			return err
 		}
 	}
-	for _, part := range push.Parts {
-		if err := needPart(ctx, s, push.Repository, part); err != nil {
-			return err
-		}
+	all := append([]api.ManifestPush{*push}, push.Along...)
+	var links, blobs []api.RepositoryBlob
+	for _, m := range all {
+		links, blobs = append(links, m.Links...), append(append(blobs, m.Links...), m.RepositoryBlob)
 	}
-	annotations, err := encode(push.Annotations)
-	if err != nil {
+	if err := hold(ctx, s, push.Tenant, blobs, push.Pushed); err != nil {
 		return err
 	}
-	n, err := s.exec(ctx, `INSERT INTO manifests (tenant, repository, digest, blob, size, media_type, artifact_type, subject,
-		annotations, pushed, pushed_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		push.Tenant, push.Name, push.Digest, push.Blob, push.Size, clean(push.MediaType), clean(push.ArtifactType), push.Subject,
-		annotations, push.Pushed, clean(push.PushedBy))
-	if err != nil || n == 0 {
+	if err := link(ctx, s, push.Repository, links, push.Pushed); err != nil {
 		return err
 	}
-	for _, part := range push.Parts {
-		if _, err := s.exec(ctx, `INSERT INTO manifest_parts (tenant, repository, digest, part) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			push.Tenant, push.Name, push.Digest, part); err != nil {
+	for _, m := range all {
+		for _, part := range m.Parts {
+			if slices.ContainsFunc(links, func(b api.RepositoryBlob) bool { return b.Digest == part }) {
+				continue
+			}
+			if err := needPart(ctx, s, push.Repository, part); err != nil {
+				return err
+			}
+		}
+	}
+	if !push.More {
+		if err := release(ctx, s, push.Reservation); err != nil {
 			return err
 		}
 	}
-	return nil
+	return keepManifests(ctx, s, all)
+}
+
+// keepManifests writes the rows of manifests of one repository. One that was deleted is there again, without the tags that it
+// had: a push names its own.
+func keepManifests(ctx context.Context, s session, all []api.ManifestPush) error {
+	repo, args := all[0].Repository, []any{all[0].Pushed, all[0].Tenant, all[0].Name}
+	for _, m := range all {
+		args = append(args, m.Digest)
+	}
+	old := map[api.ContentDigest]bool{}
+	if err := s.each(ctx, `UPDATE manifests SET touched = ?, deleted = 0, deleted_by = '', lost_tags = ''
+		WHERE tenant = ? AND repository = ? AND digest IN (`+marks(len(all))+`) RETURNING digest`, args, func(scan func(...any) error) error {
+		var d api.ContentDigest
+		err := scan(&d)
+		old[d] = true
+		return err
+	}); err != nil {
+		return err
+	}
+	var cells, parts []any
+	for _, m := range all {
+		if old[m.Digest] {
+			continue
+		}
+		annotations, err := encode(m.Annotations)
+		if err != nil {
+			return err
+		}
+		cells = append(cells, repo.Tenant, repo.Name, m.Digest, m.Blob, m.Size, clean(m.MediaType), clean(m.ArtifactType), m.Subject,
+			annotations, m.Pushed, clean(m.PushedBy), m.Pushed)
+		for _, part := range m.Parts {
+			parts = append(parts, repo.Tenant, repo.Name, m.Digest, part)
+		}
+	}
+	if err := insertMany(ctx, s, `INSERT INTO manifests (tenant, repository, digest, blob, size, media_type, artifact_type, subject,
+		annotations, pushed, pushed_by, touched) VALUES `, "", 12, cells); err != nil {
+		return err
+	}
+	return insertRows(ctx, s, `INSERT INTO manifest_parts (tenant, repository, digest, part) VALUES `, 4, parts)
 }
 
 // needPart checks that a blob or a manifest is in the repository.
@@ -77,7 +128,7 @@ func needPart(ctx context.Context, s session, repo api.Repository, part api.Cont
 		return err
 	}
 	var one int64
-	found, err := s.one(ctx, `SELECT 1 FROM manifests WHERE tenant = ? AND repository = ? AND digest = ?`,
+	found, err := s.one(ctx, `SELECT 1 FROM manifests WHERE tenant = ? AND repository = ? AND digest = ? AND deleted = 0`,
 		[]any{repo.Tenant, repo.Name, part}, &one)
 	if err == nil && !found {
 		return api.Fail(api.CodeBlobNotFound, string(part), "the manifest names it, but the repository does not hold it").
@@ -86,11 +137,19 @@ func needPart(ctx context.Context, s session, repo api.Repository, part api.Cont
 	return err
 }
 
-func putTags(ctx context.Context, s session, push api.ManifestPush, version api.VersionNumber) error {
+// mover is who pushed, for the rules of aliases. A push that does not say so has a name for the history, and no scopes.
+func mover(push *api.ManifestPush) *api.Principal {
+	if push.Pusher != nil {
+		return push.Pusher
+	}
+	return &api.Principal{Name: push.PushedBy}
+}
+
+func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, version api.VersionNumber) error {
 	model := api.ModelName(push.Name)
 	for _, name := range push.Aliases {
-		move := aliasMove{push.Tenant, model, name, version, -1, push.PushedBy, push.Why, push.Pushed}
-		if _, err := moveAlias(ctx, s, move); err != nil {
+		move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: name, To: version, Moves: -1, By: mover(&push), Why: push.Why, At: push.Pushed}
+		if _, err := db.moveAlias(ctx, s, &move); err != nil {
 			return err
 		}
 	}
@@ -101,19 +160,40 @@ func putTags(ctx context.Context, s session, push api.ManifestPush, version api.
 				return err
 			}
 			if old.Version != 0 {
-				move := aliasMove{push.Tenant, model, old.Name, 0, -1, push.PushedBy, "the tag was pushed for another manifest", push.Pushed}
-				if _, err := moveAlias(ctx, s, move); err != nil {
+				move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: old.Name, Moves: -1, By: mover(&push), Why: "the tag was pushed for another manifest", At: push.Pushed}
+				if _, err := db.moveAlias(ctx, s, &move); err != nil {
 					return err
 				}
 			}
+		}
+		if err := roomForTag(ctx, s, push.Repository, tag); err != nil {
+			return err
+		}
+		if err := loseTag(ctx, s, push.Repository, tag, push.Pushed); err != nil {
+			return err
 		}
 		if _, err := s.exec(ctx, `INSERT INTO manifest_tags (tenant, repository, name, digest, moved, moved_by) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (tenant, repository, name) DO UPDATE SET digest = excluded.digest, moved = excluded.moved, moved_by = excluded.moved_by`,
 			push.Tenant, push.Name, tag, push.Digest, push.Pushed, clean(push.PushedBy)); err != nil {
 			return err
 		}
+		subject := push.Name + ":" + tag
+		if err := db.appendEvent(ctx, s, api.Event{Tenant: push.Tenant, At: push.Pushed, Kind: "tag.pushed", Subject: subject, By: push.PushedBy,
+			Text: fmt.Sprintf("Tag %s names %s.", subject, push.Digest)}); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// roomForTag asks for room for a tag that is not there yet.
+func roomForTag(ctx context.Context, s session, repo api.Repository, tag string) error {
+	var one int64
+	known, err := s.one(ctx, `SELECT 1 FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`, []any{repo.Tenant, repo.Name, tag}, &one)
+	if err != nil || known {
+		return err
+	}
+	return roomForObjects(ctx, s, repo.Tenant, api.ModelName(repo.Name), objectTag)
 }
 
 const manifestColumns = `tenant, repository, digest, blob, size, media_type, artifact_type, subject, annotations, pushed, pushed_by`
@@ -136,13 +216,13 @@ func manifests(ctx context.Context, s session, query string, args ...any) ([]api
 
 // ManifestByDigest finds a manifest of a repository.
 func (db *DB) ManifestByDigest(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.Manifest, error) {
-	return read(ctx, db, "find the manifest", func(ctx context.Context, s session) (api.Manifest, error) {
+	return readRepository(ctx, db, "find the manifest", repo, func(ctx context.Context, s session, repo api.Repository) (api.Manifest, error) {
 		return needManifest(ctx, s, repo, d)
 	})
 }
 
 func needManifest(ctx context.Context, s session, repo api.Repository, d api.ContentDigest) (api.Manifest, error) {
-	found, err := manifests(ctx, s, `SELECT `+manifestColumns+` FROM manifests WHERE tenant = ? AND repository = ? AND digest = ?`,
+	found, err := manifests(ctx, s, `SELECT `+manifestColumns+` FROM manifests WHERE tenant = ? AND repository = ? AND digest = ? AND deleted = 0`,
 		repo.Tenant, repo.Name, d)
 	if err != nil || len(found) == 0 {
 		return api.Manifest{}, orElse(err, noManifest(repo, string(d)))
@@ -157,7 +237,7 @@ func noManifest(repo api.Repository, reference string) error {
 // ManifestByTag finds the manifest that a tag names: a tag that was pushed, else an alias, else a version's number, or
 // latest for the newest version.
 func (db *DB) ManifestByTag(ctx context.Context, repo api.Repository, tag string) (api.Manifest, error) {
-	return read(ctx, db, "find the manifest", func(ctx context.Context, s session) (api.Manifest, error) {
+	return readRepository(ctx, db, "find the manifest", repo, func(ctx context.Context, s session, repo api.Repository) (api.Manifest, error) {
 		digest, err := tagged(ctx, s, repo, tag)
 		if err != nil || digest == "" {
 			return api.Manifest{}, orElse(err, noManifest(repo, tag))
@@ -176,56 +256,70 @@ func tagged(ctx context.Context, s session, repo api.Repository, tag string) (di
 	query, args := `SELECT v.digest FROM aliases a JOIN versions v ON v.tenant = a.tenant AND v.model = a.model AND v.number = a.version
 		WHERE a.tenant = ? AND a.model = ? AND a.name = ?`, []any{repo.Tenant, repo.Name, tag}
 	if number, err := strconv.ParseInt(tag, 10, 64); err == nil && strings.Trim(tag, "0123456789") == "" {
-		query, args[2] = `SELECT digest FROM versions WHERE tenant = ? AND model = ? AND number = ?`, number
+		query, args[2] = `SELECT digest FROM versions WHERE tenant = ? AND model = ? AND number = ? AND deleted = 0`, number
 	} else if tag == "latest" {
-		query, args = `SELECT v.digest FROM models m JOIN versions v ON v.tenant = m.tenant AND v.model = m.name AND v.number = m.latest
-			WHERE m.tenant = ? AND m.name = ?`, args[:2]
+		query, args = `SELECT digest FROM versions WHERE tenant = ? AND model = ? AND deleted = 0 ORDER BY number DESC LIMIT 1`, args[:2]
 	}
 	_, err = s.one(ctx, query, args, &digest)
 	return digest, err
 }
 
-// DeleteManifest removes a manifest with its tags. One that is a version, or part of another manifest, stays.
-func (db *DB) DeleteManifest(ctx context.Context, repo api.Repository, d api.ContentDigest) error {
-	return change(ctx, db, "delete the manifest", func(ctx context.Context, s session) error {
+// DeleteManifest hides a manifest with its tags; it can be restored for a while. One that is a version is deleted as such, and
+// stays for the same reasons. One that is part of another manifest stays too.
+func (db *DB) DeleteManifest(ctx context.Context, repo api.Repository, d api.ContentDigest, by string, at api.Time) error {
+	return changeRepository(ctx, db, "delete the manifest", repo, func(ctx context.Context, s session, repo api.Repository) error {
 		if _, err := needManifest(ctx, s, repo, d); err != nil {
 			return err
 		}
 		var number api.VersionNumber
-		found, err := s.one(ctx, `SELECT number FROM versions WHERE tenant = ? AND model = ? AND digest = ?`,
+		found, err := s.one(ctx, `SELECT number FROM versions WHERE tenant = ? AND model = ? AND digest = ? AND deleted = 0`,
 			[]any{repo.Tenant, repo.Name, d}, &number)
 		if err != nil {
 			return err
 		}
-		if found {
-			return api.Fail(api.CodeUnsupported, string(d), "the manifest is the version %s, and versions are not deleted",
-				api.Ref{Model: api.ModelName(repo.Name), Version: number})
-		}
 		if err := needed(ctx, s, repo, d); err != nil {
 			return err
 		}
-		for _, table := range []string{"manifest_tags", "manifest_parts", "manifests"} {
-			if _, err := s.exec(ctx, `DELETE FROM `+table+` WHERE tenant = ? AND repository = ? AND digest = ?`, repo.Tenant, repo.Name, d); err != nil {
-				return err
-			}
+		deletion := api.Deletion{By: by, At: at}
+		if !found {
+			return hideManifest(ctx, s, repo, d, at, deletion)
 		}
-		return nil
+		v, err := needVersion(ctx, s, repo.Tenant, api.ModelName(repo.Name), number)
+		if err != nil {
+			return err
+		}
+		held, err := holders(ctx, s, repo.Tenant)
+		if err != nil {
+			return err
+		}
+		return db.deleteVersion(ctx, s, v, held, deletion)
 	})
 }
 
 // DeleteTag removes a tag, and the alias of that name. What it named stays.
-func (db *DB) DeleteTag(ctx context.Context, repo api.Repository, tag, by string, at api.Time) error {
-	return change(ctx, db, "delete the tag", func(ctx context.Context, s session) error {
+func (db *DB) DeleteTag(ctx context.Context, repo api.Repository, tag string, by *api.Principal, at api.Time) error {
+	return changeRepository(ctx, db, "delete the tag", repo, func(ctx context.Context, s session, repo api.Repository) error {
+		move := api.AliasChange{Tenant: repo.Tenant, Model: api.ModelName(repo.Name), Alias: api.AliasName(tag), Moves: -1, By: by, Why: "the tag was deleted", At: at}
+		if err := loseTag(ctx, s, repo, tag, at); err != nil {
+			return err
+		}
 		n, err := s.exec(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`, repo.Tenant, repo.Name, tag)
 		if err != nil {
 			return err
 		}
-		old, _, err := findAlias(ctx, s, repo.Tenant, api.ModelName(repo.Name), api.AliasName(tag))
+		if n > 0 {
+			subject := repo.Name + ":" + tag
+			if err := db.appendEvent(ctx, s, api.Event{Tenant: repo.Tenant, At: at, Kind: "tag.deleted", Subject: subject, By: move.Mover(),
+				Text: fmt.Sprintf("Tag %s was deleted.", subject)}); err != nil {
+				return err
+			}
+		}
+		old, _, err := findAlias(ctx, s, move.Tenant, move.Model, move.Alias)
 		switch {
 		case err != nil:
 			return err
 		case old.Version != 0:
-			_, err = moveAlias(ctx, s, aliasMove{repo.Tenant, api.ModelName(repo.Name), old.Name, 0, -1, by, "the tag was deleted", at})
+			_, err = db.moveAlias(ctx, s, &move)
 			return err
 		case n == 0:
 			return noManifest(repo, tag)
@@ -238,8 +332,10 @@ func (db *DB) DeleteTag(ctx context.Context, repo api.Repository, tag, by string
 // lists those of that type.
 func (db *DB) Referrers(ctx context.Context, repo api.Repository, subject api.ContentDigest, artifactType string, after api.ContentDigest, limit int) ([]api.Manifest, error) {
 	return read(ctx, db, "list the referrers", func(ctx context.Context, s session) ([]api.Manifest, error) {
-		query, args := `SELECT `+manifestColumns+` FROM manifests WHERE tenant = ? AND repository = ? AND subject = ? AND digest > ?`,
-			[]any{repo.Tenant, repo.Name, subject, after}
+		// One statement, so of one moment: that nothing refers to a version must not be said because it is renamed meanwhile.
+		query, args := `SELECT `+manifestColumns+` FROM manifests WHERE tenant = ? AND subject = ? AND digest > ? AND deleted = 0
+			AND repository = COALESCE((SELECT model FROM model_redirects r WHERE r.tenant = ? AND r.name = ?), ?)`,
+			[]any{repo.Tenant, subject, after, repo.Tenant, repo.Name, repo.Name}
 		if artifactType != "" {
 			query, args = query+` AND artifact_type = ?`, append(args, artifactType)
 		}
@@ -250,7 +346,7 @@ func (db *DB) Referrers(ctx context.Context, repo api.Repository, subject api.Co
 // VersionsWithoutManifest lists versions whose manifests the repositories do not know yet: those of before there were any.
 func (db *DB) VersionsWithoutManifest(ctx context.Context, limit int) ([]api.Version, error) {
 	return read(ctx, db, "list versions", func(ctx context.Context, s session) ([]api.Version, error) {
-		return versions(ctx, s, `SELECT tenant, model, number, digest, state, reason, tags, doc FROM versions v
+		return versions(ctx, s, `SELECT `+versionColumns+` FROM versions v
 			WHERE NOT EXISTS (SELECT 1 FROM manifests m WHERE m.tenant = v.tenant AND m.repository = v.model AND m.digest = v.digest)
 			ORDER BY tenant, model, number LIMIT ?`, page(limit))
 	})

@@ -6,26 +6,34 @@ import (
 	"github.com/penstock/penstock/api"
 )
 
-// Model gives a model with its live aliases, by name.
+// lives holds for a model m that has a version which is not deleted. The row of one that has none keeps its numbers. The sign
+// keeps SQLite from beginning with all versions that are not deleted, by the index on that column.
+const lives = `EXISTS (SELECT 1 FROM versions v WHERE v.tenant = m.tenant AND v.model = m.name AND +v.deleted = 0)`
+
+// Model gives a model with its live aliases, by its name or an earlier one.
 func (db *DB) Model(ctx context.Context, t api.TenantID, m api.ModelName) (api.Model, error) {
-	return read(ctx, db, "read the model", func(ctx context.Context, s session) (api.Model, error) {
-		found, err := models(ctx, s, `SELECT m.tenant, m.name, m.created, m.latest,
+	return readModel(ctx, db, "read the model", t, m, func(ctx context.Context, s session, m api.ModelName) (api.Model, error) {
+		return needWholeModel(ctx, s, t, m)
+	})
+}
+
+func needWholeModel(ctx context.Context, s session, t api.TenantID, m api.ModelName) (api.Model, error) {
+	found, err := models(ctx, s, `SELECT m.tenant, m.name, m.created, (SELECT MAX(number) FROM versions v WHERE v.tenant = m.tenant AND v.model = m.name AND v.deleted = 0),
 			COALESCE(a.name, ''), COALESCE(a.version, 0), COALESCE(a.moved, 0), COALESCE(a.moved_by, ''), COALESCE(a.moves, 0)
 			FROM models m LEFT JOIN aliases a ON a.tenant = m.tenant AND a.model = m.name AND a.version > 0
-			WHERE m.tenant = ? AND m.name = ? ORDER BY a.name`, t, m)
-		if err != nil || len(found) == 0 {
-			return api.Model{}, orElse(err, noModel(m))
-		}
-		return found[0], nil
-	})
+			WHERE m.tenant = ? AND m.name = ? AND `+lives+` ORDER BY a.name`, t, m)
+	if err != nil || len(found) == 0 {
+		return api.Model{}, orElse(err, noModel(m))
+	}
+	return found[0], nil
 }
 
 // Models lists a tenant's models by name, from the first after the one given.
 func (db *DB) Models(ctx context.Context, t api.TenantID, after api.ModelName, limit int) ([]api.Model, error) {
 	return read(ctx, db, "list models", func(ctx context.Context, s session) ([]api.Model, error) {
-		return models(ctx, s, `SELECT m.tenant, m.name, m.created, m.latest,
+		return models(ctx, s, `SELECT m.tenant, m.name, m.created, (SELECT MAX(number) FROM versions v WHERE v.tenant = m.tenant AND v.model = m.name AND v.deleted = 0),
 			COALESCE(a.name, ''), COALESCE(a.version, 0), COALESCE(a.moved, 0), COALESCE(a.moved_by, ''), COALESCE(a.moves, 0)
-			FROM (SELECT tenant, name, created, latest FROM models WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?) m
+			FROM (SELECT tenant, name, created FROM models m WHERE tenant = ? AND name > ? AND `+lives+` ORDER BY name LIMIT ?) m
 			LEFT JOIN aliases a ON a.tenant = m.tenant AND a.model = m.name AND a.version > 0
 			ORDER BY m.name, a.name`, t, after, page(limit))
 	})
@@ -53,7 +61,7 @@ func models(ctx context.Context, s session, query string, args ...any) ([]api.Mo
 
 // needModel gives the model's newest number, or fails when there is no such model.
 func needModel(ctx context.Context, s session, t api.TenantID, m api.ModelName) (latest api.VersionNumber, _ error) {
-	found, err := s.one(ctx, `SELECT latest FROM models WHERE tenant = ? AND name = ?`, []any{t, m}, &latest)
+	found, err := s.one(ctx, `SELECT latest FROM models m WHERE tenant = ? AND name = ? AND `+lives, []any{t, m}, &latest)
 	if err == nil && !found {
 		return 0, noModel(m)
 	}

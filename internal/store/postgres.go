@@ -83,8 +83,13 @@ func (postgres) schema(portable string) string {
 	return strings.NewReplacer(" TEXT ", ` TEXT COLLATE "C" `).Replace(portable)
 }
 
+// folded puts LOWER around what is marked: LIKE does not tell ASCII's upper case from lower on SQLite, and does here. What
+// SQLite is told of indexes is left out: the planner here has figures to go by.
+var folded = strings.NewReplacer("/*LOWER(*/", "LOWER(", "/*)*/", ")", " INDEXED BY catalogue_by_word", "")
+
 // rebind numbers the placeholders. The statements are our own and hold no question mark in a text.
 func (postgres) rebind(query string) string {
+	query = folded.Replace(query)
 	var b strings.Builder
 	for n := 1; ; n++ {
 		before, after, found := strings.Cut(query, "?")

@@ -17,15 +17,33 @@ func (db *DB) LinkBlob(ctx context.Context, repo api.Repository, b api.Repositor
 }
 
 func linkBlob(ctx context.Context, s session, repo api.Repository, b api.RepositoryBlob, at api.Time) error {
-	_, err := s.exec(ctx, `INSERT INTO repository_blobs (tenant, repository, digest, blob, size, linked) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (tenant, repository, digest) DO UPDATE SET linked = excluded.linked`,
-		repo.Tenant, repo.Name, b.Digest, b.Blob, b.Size, at)
-	return err
+	if err := notRedirected(ctx, s, repo.Tenant, api.ModelName(repo.Name)); err != nil {
+		return err
+	}
+	blobs := []api.RepositoryBlob{b}
+	if err := hold(ctx, s, repo.Tenant, blobs, at); err != nil {
+		return err
+	}
+	return link(ctx, s, repo, blobs, at)
+}
+
+// link writes down that a repository, whose name is its own, has blobs that its tenant holds.
+func link(ctx context.Context, s session, repo api.Repository, blobs []api.RepositoryBlob, at api.Time) error {
+	cells := make([]any, 0, 6*len(blobs))
+	linked := make(map[api.ContentDigest]bool, len(blobs))
+	for _, b := range blobs {
+		if !linked[b.Digest] {
+			linked[b.Digest] = true
+			cells = append(cells, repo.Tenant, repo.Name, b.Digest, b.Blob, b.Size, at)
+		}
+	}
+	return insertMany(ctx, s, `INSERT INTO repository_blobs (tenant, repository, digest, blob, size, linked) VALUES `,
+		` ON CONFLICT (tenant, repository, digest) DO UPDATE SET linked = excluded.linked, hidden = 0`, 6, cells)
 }
 
 // RepositoryBlob finds a blob that a repository holds.
 func (db *DB) RepositoryBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) (api.RepositoryBlob, error) {
-	return read(ctx, db, "find the blob", func(ctx context.Context, s session) (api.RepositoryBlob, error) {
+	return readRepository(ctx, db, "find the blob", repo, func(ctx context.Context, s session, repo api.Repository) (api.RepositoryBlob, error) {
 		b, found, err := findBlob(ctx, s, repo, d)
 		if err == nil && !found {
 			err = noBlob(d)
@@ -35,7 +53,7 @@ func (db *DB) RepositoryBlob(ctx context.Context, repo api.Repository, d api.Con
 }
 
 func findBlob(ctx context.Context, s session, repo api.Repository, d api.ContentDigest) (b api.RepositoryBlob, found bool, _ error) {
-	found, err := s.one(ctx, `SELECT digest, blob, size FROM repository_blobs WHERE tenant = ? AND repository = ? AND digest = ?`,
+	found, err := s.one(ctx, `SELECT digest, blob, size FROM repository_blobs WHERE tenant = ? AND repository = ? AND digest = ? AND hidden = 0`,
 		[]any{repo.Tenant, repo.Name, d}, &b.Digest, &b.Blob, &b.Size)
 	return b, found, err
 }
@@ -45,9 +63,13 @@ func findBlob(ctx context.Context, s session, repo api.Repository, d api.Content
 func (db *DB) MountBlob(ctx context.Context, repo api.Repository, from string, d api.ContentDigest, at api.Time) (bool, error) {
 	return write(ctx, db, "mount the blob", func(ctx context.Context, s session) (bool, error) {
 		var b api.RepositoryBlob
-		query, args := `SELECT digest, blob, size FROM repository_blobs WHERE tenant = ? AND digest = ? LIMIT 1`, []any{repo.Tenant, d}
+		query, args := `SELECT digest, blob, size FROM repository_blobs WHERE tenant = ? AND digest = ? AND hidden = 0 LIMIT 1`, []any{repo.Tenant, d}
 		if from != "" {
-			query, args = `SELECT digest, blob, size FROM repository_blobs WHERE tenant = ? AND digest = ? AND repository = ?`, append(args, from)
+			from, err := current(ctx, s, repo.Tenant, api.ModelName(from))
+			if err != nil {
+				return false, err
+			}
+			query, args = `SELECT digest, blob, size FROM repository_blobs WHERE tenant = ? AND digest = ? AND repository = ? AND hidden = 0`, append(args, from)
 		}
 		found, err := s.one(ctx, query, args, &b.Digest, &b.Blob, &b.Size)
 		if err != nil || !found {
@@ -57,13 +79,20 @@ func (db *DB) MountBlob(ctx context.Context, repo api.Repository, from string, d
 	})
 }
 
-// UnlinkBlob makes a repository hold a blob no more, unless one of its manifests needs it. The bytes stay where they are.
+// UnlinkBlob makes a repository hold a blob no more, unless one of its manifests needs it. A manifest that was deleted may be
+// restored, so what it is made of is only hidden. The bytes stay where they are.
 func (db *DB) UnlinkBlob(ctx context.Context, repo api.Repository, d api.ContentDigest) error {
-	return change(ctx, db, "unlink the blob", func(ctx context.Context, s session) error {
+	return changeRepository(ctx, db, "unlink the blob", repo, func(ctx context.Context, s session, repo api.Repository) error {
 		if err := needed(ctx, s, repo, d); err != nil {
 			return err
 		}
-		n, err := s.exec(ctx, `DELETE FROM repository_blobs WHERE tenant = ? AND repository = ? AND digest = ?`, repo.Tenant, repo.Name, d)
+		hidden, err := s.exec(ctx, `UPDATE repository_blobs SET hidden = 1 WHERE tenant = ? AND repository = ? AND digest = ? AND hidden = 0
+			AND EXISTS (SELECT 1 FROM manifest_parts p WHERE p.tenant = ? AND p.repository = ? AND p.part = ?)`,
+			repo.Tenant, repo.Name, d, repo.Tenant, repo.Name, d)
+		if err != nil || hidden > 0 {
+			return err
+		}
+		n, err := s.exec(ctx, `DELETE FROM repository_blobs WHERE tenant = ? AND repository = ? AND digest = ? AND hidden = 0`, repo.Tenant, repo.Name, d)
 		if err == nil && n == 0 {
 			err = noBlob(d)
 		}
@@ -74,8 +103,8 @@ func (db *DB) UnlinkBlob(ctx context.Context, repo api.Repository, d api.Content
 // needed refuses to take away what a manifest of the repository is made of.
 func needed(ctx context.Context, s session, repo api.Repository, part api.ContentDigest) error {
 	var by api.ContentDigest
-	found, err := s.one(ctx, `SELECT digest FROM manifest_parts WHERE tenant = ? AND repository = ? AND part = ? LIMIT 1`,
-		[]any{repo.Tenant, repo.Name, part}, &by)
+	found, err := s.one(ctx, `SELECT p.digest FROM manifest_parts p JOIN manifests m ON m.tenant = p.tenant AND m.repository = p.repository AND m.digest = p.digest
+		WHERE p.tenant = ? AND p.repository = ? AND p.part = ? AND m.deleted = 0 LIMIT 1`, []any{repo.Tenant, repo.Name, part}, &by)
 	if err == nil && found {
 		return api.Fail(api.CodeInUse, string(part), "it is part of the manifest %s", by).WithCure("Delete that manifest first.")
 	}
@@ -89,7 +118,7 @@ func noBlob(d api.ContentDigest) error {
 // RepositoryTags lists the tags of a repository by their bytes, from the first after the one given: tags of manifests and,
 // where the repository is a model's, its aliases. A repository that holds nothing is not found.
 func (db *DB) RepositoryTags(ctx context.Context, repo api.Repository, after string, limit int) ([]string, error) {
-	return read(ctx, db, "list the tags", func(ctx context.Context, s session) ([]string, error) {
+	return readRepository(ctx, db, "list the tags", repo, func(ctx context.Context, s session, repo api.Repository) ([]string, error) {
 		tags := []string{}
 		err := s.each(ctx, `SELECT name FROM manifest_tags WHERE tenant = ? AND repository = ? AND name > ?
 			UNION SELECT name FROM aliases WHERE tenant = ? AND model = ? AND version > 0 AND name > ? ORDER BY name LIMIT ?`,
@@ -108,8 +137,8 @@ func (db *DB) RepositoryTags(ctx context.Context, repo api.Repository, after str
 
 func needRepository(ctx context.Context, s session, repo api.Repository) error {
 	var one int64
-	found, err := s.one(ctx, `SELECT 1 FROM manifests WHERE tenant = ? AND repository = ?
-		UNION ALL SELECT 1 FROM repository_blobs WHERE tenant = ? AND repository = ? LIMIT 1`,
+	found, err := s.one(ctx, `SELECT 1 FROM manifests WHERE tenant = ? AND repository = ? AND deleted = 0
+		UNION ALL SELECT 1 FROM repository_blobs WHERE tenant = ? AND repository = ? AND hidden = 0 LIMIT 1`,
 		[]any{repo.Tenant, repo.Name, repo.Tenant, repo.Name}, &one)
 	if err == nil && !found {
 		return api.Fail(api.CodeModelNotFound, repo.Name, "no such repository")

@@ -47,6 +47,18 @@ func (db *DB) saveRevision(ctx context.Context, s session, rev api.Revision, doc
 	if rev.Tenant != rel.Tenant || rev.Endpoint != rel.Endpoint {
 		return api.Fail(api.CodeBadRequest, string(rev.Endpoint), "revision and release belong to different endpoints")
 	}
+	if err := undeleted(ctx, s, &rev); err != nil {
+		return err
+	}
+	rev, renamed, err := renamedSince(ctx, s, rev)
+	if err != nil {
+		return err
+	}
+	if renamed {
+		if doc, err = encode(rev); err != nil {
+			return err
+		}
+	}
 	made, err := s.exec(ctx, `INSERT INTO revisions (tenant, endpoint, number, doc) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		rev.Tenant, rev.Endpoint, rev.Number, doc)
 	if err != nil {

@@ -114,6 +114,17 @@ func plainArgs(args []any) ([]any, error) {
 	return plain, nil
 }
 
+// marks are the places of so many arguments.
+func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
+
+func anys[T any](all []T) []any {
+	args := make([]any, len(all))
+	for i := range all {
+		args[i] = all[i]
+	}
+	return args
+}
+
 // remembered keeps each statement's rebound text. The statements are constants of this package, so there are few.
 func remembered(rebind func(string) string) func(string) string {
 	var texts sync.Map

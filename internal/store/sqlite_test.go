@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/internal/store"
 	"github.com/penstock/penstock/internal/store/storetest"
@@ -15,10 +16,14 @@ func openSQLite(t testing.TB) *store.DB {
 	return openURL(t, "sqlite:"+filepath.Join(t.TempDir(), "store #1 %41?.db"))
 }
 
+// patience is how long these tests wait for the database: a busy machine, or the race detector, may make it many times
+// slower. What becomes of calls that wait too long is tested in fault_test.go.
+const patience = 2 * time.Minute
+
 // openURL opens a store and closes it with the test.
 func openURL(t testing.TB, url string) *store.DB {
 	t.Helper()
-	db, err := store.Open(t.Context(), url)
+	db, err := store.Config{URL: url, Timeout: patience}.Open(t.Context())
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

@@ -37,6 +37,9 @@ type Config struct {
 	Timeout time.Duration
 	// EventsKept is how many events are kept per tenant; older ones are removed. Default 100,000.
 	EventsKept int64
+	// OutboxMax is how many deliveries may wait for one webhook; one more disables it, which it says with an event.
+	// Default 10,000.
+	OutboxMax int64
 }
 
 func (c Config) withDefaults() Config {
@@ -45,6 +48,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.EventsKept <= 0 {
 		c.EventsKept = 100_000
+	}
+	if c.OutboxMax <= 0 {
+		c.OutboxMax = 10_000
 	}
 	return c
 }
@@ -60,6 +66,7 @@ type DB struct {
 	writer  *writer
 	timeout time.Duration
 	kept    int64 // events per tenant
+	outbox  int64 // deliveries that wait, per webhook
 	close   sync.Once
 }
 
@@ -89,7 +96,7 @@ func (c Config) Open(ctx context.Context) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{dialect: d, rebind: remembered(d.rebind), timeout: c.Timeout, kept: c.EventsKept}
+	db := &DB{dialect: d, rebind: remembered(d.rebind), timeout: c.Timeout, kept: c.EventsKept, outbox: c.OutboxMax}
 	if db.reads, db.writes, err = d.open(ctx, c); err != nil {
 		return nil, db.fault(ctx, "open", err)
 	}
@@ -97,6 +104,9 @@ func (c Config) Open(ctx context.Context) (*DB, error) {
 		return nil, errors.Join(db.fault(ctx, "migrate", err), db.reads.Close(), db.writes.Close())
 	}
 	db.writer = newWriter(db)
+	if err := db.indexMissing(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return db, nil
 }
 

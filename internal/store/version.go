@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/penstock/penstock/api"
 )
@@ -17,27 +19,32 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 		created bool
 	}
 	o, err := write(ctx, db, "keep the version", func(ctx context.Context, s session) (o outcome, err error) {
-		if o.version, o.created, err = commitVersion(ctx, s, v); err != nil {
+		if err := needTenant(ctx, s, v.Tenant); err != nil {
 			return o, err
 		}
-		for _, name := range aliases {
-			move := aliasMove{v.Tenant, v.Model, name, o.version.Number, -1, v.CreatedBy, why, v.Created}
-			if _, err := moveAlias(ctx, s, move); err != nil {
+		if err := notRedirected(ctx, s, v.Tenant, v.Model); err != nil {
+			return o, err
+		}
+		if o.version, o.created, err = db.commitVersion(ctx, s, v); err != nil {
+			return o, err
+		}
+		if o.created {
+			if err := db.appendEvent(ctx, s, pushed(&o.version, aliases)); err != nil {
 				return o, err
 			}
 		}
-		if o.created {
-			err = db.appendEvent(ctx, s, pushed(&o.version, aliases))
+		for _, name := range aliases {
+			move := api.AliasChange{Tenant: v.Tenant, Model: v.Model, Alias: name, To: o.version.Number, Moves: -1, By: &api.Principal{Name: v.CreatedBy}, Why: why, At: v.Created}
+			if _, err := db.moveAlias(ctx, s, &move); err != nil {
+				return o, err
+			}
 		}
-		return o, err
+		return o, nil
 	})
 	return o.version, o.created, err
 }
 
-func commitVersion(ctx context.Context, s session, v api.Version) (_ api.Version, created bool, _ error) {
-	if err := needTenant(ctx, s, v.Tenant); err != nil {
-		return v, false, err
-	}
+func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ api.Version, created bool, _ error) {
 	if len(v.Tags) > tagsMax {
 		return v, false, tooManyTags(v.Ref())
 	}
@@ -45,13 +52,16 @@ func commitVersion(ctx context.Context, s session, v api.Version) (_ api.Version
 		v.Tenant, v.Model, v.Created); err != nil {
 		return v, false, err
 	}
-	old, err := versions(ctx, s, `SELECT tenant, model, number, digest, state, reason, tags, doc FROM versions
+	old, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
 		WHERE tenant = ? AND model = ? AND digest = ?`, v.Tenant, v.Model, v.Digest)
 	if err != nil {
 		return v, false, err
 	}
 	if len(old) > 0 {
-		return old[0], false, nil
+		return old[0], false, db.pushedAgain(ctx, s, old[0], v)
+	}
+	if err := roomForObjects(ctx, s, v.Tenant, v.Model, objectVersion); err != nil {
+		return v, false, err
 	}
 	if _, err := s.one(ctx, `UPDATE models SET latest = latest + 1 WHERE tenant = ? AND name = ? RETURNING latest`,
 		[]any{v.Tenant, v.Model}, &v.Number); err != nil {
@@ -67,14 +77,40 @@ func commitVersion(ctx context.Context, s session, v api.Version) (_ api.Version
 	if err != nil {
 		return v, false, err
 	}
-	_, err = s.exec(ctx, `INSERT INTO versions (tenant, model, number, digest, state, reason, tags, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason, tags, doc)
-	return v, true, err
+	notes, err := notesOf(&v)
+	if err != nil {
+		return v, false, err
+	}
+	if _, err = s.exec(ctx, `INSERT INTO versions (`+versionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason, tags, doc, notes); err != nil {
+		return v, false, err
+	}
+	if v.Label != "" {
+		if err := putLabel(ctx, s, &v); err != nil {
+			return v, false, err
+		}
+	}
+	return v, true, indexVersion(ctx, s, &v)
 }
+
+// pushedAgain restores a version that was deleted and whose content is pushed once more: the same content is the same
+// version, for as long as it is there.
+func (db *DB) pushedAgain(ctx context.Context, s session, old, v api.Version) error {
+	var deleted api.Time
+	_, err := s.one(ctx, `SELECT deleted FROM versions WHERE tenant = ? AND model = ? AND number = ?`, []any{old.Tenant, old.Model, old.Number}, &deleted)
+	if err != nil || deleted == 0 {
+		return err
+	}
+	return db.restoreVersion(ctx, s, old, api.Deletion{By: v.CreatedBy, At: v.Created})
+}
+
+// versionColumns are what versions reads, in its order.
+const versionColumns = `tenant, model, number, digest, state, reason, tags, doc, notes`
 
 // encodeVersion writes what never changes; what has a column of its own is left out.
 func encodeVersion(v api.Version) (string, error) {
 	v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason, v.Tags = "", "", 0, "", "", "", nil
+	notes{}.onto(&v)
 	return encode(v)
 }
 
@@ -91,16 +127,16 @@ func pushed(v *api.Version, aliases []api.AliasName) api.Event {
 
 // Version gives one version by its number.
 func (db *DB) Version(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error) {
-	return read(ctx, db, "read the version", func(ctx context.Context, s session) (api.Version, error) {
+	return readModel(ctx, db, "read the version", t, m, func(ctx context.Context, s session, m api.ModelName) (api.Version, error) {
 		return needVersion(ctx, s, t, m, n)
 	})
 }
 
 // VersionByDigest gives the model's version that has the manifest digest.
 func (db *DB) VersionByDigest(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Version, error) {
-	return read(ctx, db, "read the version", func(ctx context.Context, s session) (api.Version, error) {
-		found, err := versions(ctx, s, `SELECT tenant, model, number, digest, state, reason, tags, doc FROM versions
-			WHERE tenant = ? AND model = ? AND digest = ?`, t, m, d)
+	return readModel(ctx, db, "read the version", t, m, func(ctx context.Context, s session, m api.ModelName) (api.Version, error) {
+		found, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
+			WHERE tenant = ? AND model = ? AND digest = ? AND deleted = 0`, t, m, d)
 		if err != nil || len(found) == 0 {
 			return api.Version{}, orElse(err, noVersion(ctx, s, t, api.Ref{Model: m, Digest: d}))
 		}
@@ -110,24 +146,27 @@ func (db *DB) VersionByDigest(ctx context.Context, t api.TenantID, m api.ModelNa
 
 // Versions lists a model's versions, newest first, from the one below the number given; 0 begins with the newest.
 func (db *DB) Versions(ctx context.Context, t api.TenantID, m api.ModelName, before api.VersionNumber, limit int) ([]api.Version, error) {
-	return read(ctx, db, "list versions", func(ctx context.Context, s session) ([]api.Version, error) {
-		if _, err := needModel(ctx, s, t, m); err != nil {
-			return nil, err
+	return readModel(ctx, db, "list versions", t, m, func(ctx context.Context, s session, m api.ModelName) ([]api.Version, error) {
+		all, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
+			WHERE tenant = ? AND model = ? AND number < ? AND deleted = 0 ORDER BY number DESC LIMIT ?`, t, m, below(int64(before)), page(limit))
+		if err == nil && len(all) == 0 { // asked last, as everywhere: a model that is renamed between must not seem empty
+			_, err = needModel(ctx, s, t, m)
 		}
-		return versions(ctx, s, `SELECT tenant, model, number, digest, state, reason, tags, doc FROM versions
-			WHERE tenant = ? AND model = ? AND number < ? ORDER BY number DESC LIMIT ?`, t, m, below(int64(before)), page(limit))
+		return all, err
 	})
 }
 
-// SetTags sets and removes tags, and returns the version as it is then. A tag in both is removed.
+// SetTags sets and removes tags, and returns the version as it is then. A tag in both is removed. What changes something
+// is recorded as version.tagged.
 func (db *DB) SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n api.VersionNumber,
-	set map[string]string, remove []string) (api.Version, error) {
+	set map[string]string, remove []string, by string, at api.Time) (api.Version, error) {
 	set = cleanTags(set)
-	return write(ctx, db, "tag the version", func(ctx context.Context, s session) (api.Version, error) {
+	return writeModel(ctx, db, "tag the version", t, m, func(ctx context.Context, s session, m api.ModelName) (api.Version, error) {
 		v, err := needVersion(ctx, s, t, m, n)
 		if err != nil {
 			return v, err
 		}
+		before := maps.Clone(v.Tags)
 		if v.Tags == nil {
 			v.Tags = map[string]string{}
 		}
@@ -142,9 +181,35 @@ func (db *DB) SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n ap
 		if err != nil {
 			return v, err
 		}
-		_, err = s.exec(ctx, `UPDATE versions SET tags = ? WHERE tenant = ? AND model = ? AND number = ?`, tags, t, m, n)
-		return v, err
+		if _, err = s.exec(ctx, `UPDATE versions SET tags = ? WHERE tenant = ? AND model = ? AND number = ?`, tags, t, m, n); err != nil {
+			return v, err
+		}
+		if err := indexTags(ctx, s, &v); err != nil {
+			return v, err
+		}
+		names := differing(before, v.Tags)
+		if len(names) == 0 {
+			return v, nil
+		}
+		return v, db.appendEvent(ctx, s, api.Event{Tenant: t, At: at, Kind: "version.tagged", Subject: v.Ref().String(), By: by,
+			Text: fmt.Sprintf("Tags of %s changed: %s.", v.Ref(), strings.Join(names, ", "))})
 	})
+}
+
+// differing names the tags that two sets do not have alike, in order.
+func differing(before, after map[string]string) []string {
+	names := map[string]bool{}
+	for name, value := range before {
+		if now, ok := after[name]; !ok || now != value {
+			names[name] = true
+		}
+	}
+	for name := range after {
+		if _, ok := before[name]; !ok {
+			names[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // cleanTags makes a copy, whose texts fit both databases.
@@ -164,8 +229,8 @@ func tooManyTags(ref api.Ref) error {
 }
 
 func needVersion(ctx context.Context, s session, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error) {
-	found, err := versions(ctx, s, `SELECT tenant, model, number, digest, state, reason, tags, doc FROM versions
-		WHERE tenant = ? AND model = ? AND number = ?`, t, m, n)
+	found, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
+		WHERE tenant = ? AND model = ? AND number = ? AND deleted = 0`, t, m, n)
 	if err != nil || len(found) == 0 {
 		return api.Version{}, orElse(err, noVersion(ctx, s, t, api.Ref{Model: m, Version: n}))
 	}
@@ -183,18 +248,29 @@ func noVersion(ctx context.Context, s session, t api.TenantID, ref api.Ref) erro
 func versions(ctx context.Context, s session, query string, args ...any) ([]api.Version, error) {
 	var all []api.Version
 	err := s.each(ctx, query, args, func(scan func(...any) error) error {
-		var v, row api.Version
-		var tags, doc string
-		if err := scan(&row.Tenant, &row.Model, &row.Number, &row.Digest, &row.State, &row.Reason, &tags, &doc); err != nil {
-			return err
-		}
-		if err := decode(doc, &v); err != nil {
-			return err
-		}
-		v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason = row.Tenant, row.Model, row.Number, row.Digest, row.State, row.Reason
-		err := decode(tags, &v.Tags)
+		v, err := scanVersion(scan)
 		all = append(all, v)
 		return err
 	})
 	return all, err
+}
+
+// scanVersion reads versionColumns, and further columns into more.
+func scanVersion(scan func(...any) error, more ...any) (v api.Version, _ error) {
+	var row api.Version
+	var tags, doc, changing string
+	into := []any{&row.Tenant, &row.Model, &row.Number, &row.Digest, &row.State, &row.Reason, &tags, &doc, &changing}
+	if err := scan(append(into, more...)...); err != nil {
+		return v, err
+	}
+	if err := decode(doc, &v); err != nil {
+		return v, err
+	}
+	v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason = row.Tenant, row.Model, row.Number, row.Digest, row.State, row.Reason
+	var n notes
+	if err := decode(changing, &n); err != nil {
+		return v, err
+	}
+	n.onto(&v)
+	return v, decode(tags, &v.Tags)
 }

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"github.com/penstock/penstock/internal/crash"
 )
 
 // The bounds of the queue of writes.
@@ -30,7 +32,8 @@ const (
 // job is one caller's write function with room for its result, which is read only after done is closed.
 type job struct {
 	run   func(context.Context, session) (any, error)
-	alone bool // streams much: runs in a transaction of its own without the usual time limit
+	act   string // what it does, for the points at which a process may die
+	alone bool   // streams much: runs in a transaction of its own without the usual time limit
 	state atomic.Int32
 	done  chan struct{}
 	value any
@@ -68,7 +71,7 @@ func change(ctx context.Context, db *DB, act string, run func(context.Context, s
 }
 
 func submit[T any](ctx context.Context, db *DB, act string, limit time.Duration, j *job, as func(any) T) (none T, _ error) {
-	j.done = make(chan struct{})
+	j.done, j.act = make(chan struct{}), act
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := bounded.Err(); err != nil {
@@ -170,6 +173,7 @@ func (w *writer) group(first *job) {
 	}
 	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind}, first)
 	if err == nil {
+		crashPoints(taken, "before the commit")
 		if _, err = conn.ExecContext(ctx, "COMMIT"); err != nil {
 			err = fmt.Errorf("commit: %w", err)
 		}
@@ -178,11 +182,21 @@ func (w *writer) group(first *job) {
 		conn.discard() // nothing of a transaction whose disk or server failed is trusted or acknowledged
 	}
 	conn.Close()
+	if err == nil {
+		crashPoints(taken, "after the commit")
+	}
 	for _, j := range taken {
 		j.finish(err)
 	}
 	if late != nil {
 		w.group(late)
+	}
+}
+
+// crashPoints passes the points of every act of a group.
+func crashPoints(taken []*job, when string) {
+	for _, j := range taken {
+		crash.Point("store: " + j.act + ", " + when)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 type Store interface {
 	PutTenant(ctx context.Context, t api.Tenant) error
 	Tenants(ctx context.Context) ([]api.Tenant, error)
+	SetWeight(ctx context.Context, t api.TenantID, weight int, ifGeneration int64, e api.Event) (api.Tenant, error)
 	PutKey(ctx context.Context, k api.Key, mac []byte) error
 	EachKey(ctx context.Context, each func(k api.Key, mac []byte) error) error
 	RevokeKey(ctx context.Context, tenant api.TenantID, id api.KeyID, at api.Time) error
@@ -40,6 +41,9 @@ const devKey api.KeyID = "dev"
 type Guard struct {
 	// Now is the clock; set it before the first use, or leave it at time.Now.
 	Now func() time.Time
+
+	// Changed, when set, is called after a tenant's weight has changed; it must not call the guard.
+	Changed func()
 
 	store  Store
 	pepper []byte

@@ -56,6 +56,18 @@ func (m *memory) Tenants(context.Context) ([]api.Tenant, error) {
 	return append([]api.Tenant(nil), m.tenants...), m.fail
 }
 
+func (m *memory) SetWeight(_ context.Context, id api.TenantID, weight int, _ int64, _ api.Event) (api.Tenant, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.tenants {
+		if t := &m.tenants[i]; t.ID == id {
+			t.Weight, t.Generation = weight, t.Generation+1
+			return *t, m.begin(*t)
+		}
+	}
+	return api.Tenant{}, api.Fail(api.CodeNotFound, string(id), "no such tenant")
+}
+
 func (m *memory) PutKey(_ context.Context, k api.Key, mac []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -528,6 +540,33 @@ func TestTenants(t *testing.T) {
 	all, err := g.Tenants(t.Context())
 	if got := fmt.Sprint(all[0].ID, ",", all[3].ID); len(all) != 4 || err != nil || got != "acme,umbrella" {
 		t.Errorf("%s %v", got, err)
+	}
+}
+
+// TestWeights sets weights, as the operator and as those who may not, and within their bounds alone.
+func TestWeights(t *testing.T) {
+	g := newGuard(t, &memory{}, false)
+	hints := 0
+	g.Changed = func() { hints++ }
+	for _, c := range []struct {
+		by     *api.Principal
+		id     api.TenantID
+		weight int
+		code   api.Code
+	}{
+		{operator, "acme", 4, ""}, {operator, "acme", 1000, ""}, {operator, "acme", 0, api.CodeBadRequest},
+		{operator, "acme", 1001, api.CodeBadRequest}, {operator, "acme", -1, api.CodeBadRequest}, {operator, "nobody", 2, api.CodeNotFound},
+		{owner("acme"), "acme", 2, api.CodeForbidden}, {nil, "acme", 2, api.CodeForbidden},
+	} {
+		set, err := g.SetWeight(t.Context(), c.by, c.id, c.weight, -1)
+		if c.code != "" {
+			wantCode(t, err, c.code)
+		} else if err != nil || set.Weight != c.weight {
+			t.Errorf("%+v %v", set, err)
+		}
+	}
+	if w := g.Weights(); len(w) != 1 || w["acme"] != 1000 || hints != 2 {
+		t.Errorf("weights %v after %d hints", w, hints)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -217,7 +218,7 @@ func (g *Guard) CreateTenant(ctx context.Context, by *api.Principal, id api.Tena
 }
 
 func (g *Guard) addTenant(ctx context.Context, id api.TenantID) (api.Tenant, error) {
-	t := api.Tenant{ID: id, Created: api.TimeOf(g.Now())}
+	t := api.Tenant{ID: id, Created: api.TimeOf(g.Now()), Weight: api.WeightDefault, Generation: 1}
 	if err := g.store.PutTenant(ctx, t); err != nil {
 		return api.Tenant{}, err
 	}
@@ -227,6 +228,47 @@ func (g *Guard) addTenant(ctx context.Context, id api.TenantID) (api.Tenant, err
 	d.tenants[id] = t
 	g.known.Store(d)
 	return t, nil
+}
+
+// SetWeight changes a tenant's part of the workers relative to the others; only an admin of tenant default may. It holds
+// only if the tenant has changed ifGeneration times; -1 is any.
+func (g *Guard) SetWeight(ctx context.Context, by *api.Principal, id api.TenantID, weight int, ifGeneration int64) (api.Tenant, error) {
+	if !isOperator(by) {
+		return api.Tenant{}, api.Fail(api.CodeForbidden, "", "only a key of tenant %q with the scope %q sets weights", api.DefaultTenant, api.ScopeAdmin)
+	}
+	if weight < 1 || weight > api.WeightMax {
+		return api.Tenant{}, api.Fail(api.CodeBadRequest, clip(string(id)), "the weight is %d, it must be 1 to %d", weight, api.WeightMax)
+	}
+	if _, there := g.known.Load().tenants[id]; !there {
+		return api.Tenant{}, errNoTenant(id)
+	}
+	t, err := g.store.SetWeight(ctx, id, weight, ifGeneration, api.Event{Tenant: id, At: api.TimeOf(g.Now()), Kind: "tenant.changed",
+		Subject: string(id), Text: fmt.Sprintf("The weight of tenant %s is %d.", id, weight), By: by.Name})
+	if err != nil {
+		return api.Tenant{}, err
+	}
+	g.mu.Lock()
+	d := g.known.Load().clone()
+	if d.tenants[id].Generation < t.Generation { // of two at once, the later one is not undone by the earlier
+		d.tenants[id] = t
+		g.known.Store(d)
+	}
+	g.mu.Unlock()
+	if g.Changed != nil {
+		g.Changed()
+	}
+	return t, nil
+}
+
+// Weights gives the weights of the tenants whose weight is not 1.
+func (g *Guard) Weights() map[api.TenantID]int {
+	weights := map[api.TenantID]int{}
+	for id, t := range g.known.Load().tenants {
+		if t.Weight > api.WeightDefault {
+			weights[id] = t.Weight
+		}
+	}
+	return weights
 }
 
 // Tenants lists all tenants by name, from memory. Only admins of tenant default may see it; that is for the caller to ask.

@@ -105,21 +105,32 @@ func (t *Tensor) Check() error {
 		return err
 	}
 	if t.Type == Bytes {
-		return checkBytes(t.Data, n)
+		return t.checkBytes(n)
 	}
 	size := int64(t.Type.Size())
 	if size == 0 {
 		return fmt.Errorf("unknown datatype")
 	}
-	if int64(len(t.Data)) != n*size {
-		return fmt.Errorf("shape %v of %s needs %d bytes, got %d", t.Shape, t.Type, n*size, len(t.Data))
+	switch got := int64(len(t.Data)); {
+	case got == n*size:
+		return nil
+	case got%size == 0:
+		return t.Miscount(got / size)
+	default:
+		return fmt.Errorf("shape %v of %s needs %d bytes, got %d", t.Shape, t.Type, n*size, got)
 	}
-	return nil
 }
 
-func checkBytes(data []byte, n int64) error {
+// Miscount says that a tensor has another number of elements than its shape, which was checked, asks for. It is the one
+// wording for all encodings.
+func (t *Tensor) Miscount(got int64) error {
+	n, _ := Elements(t.Shape) // checked before
+	return fmt.Errorf("shape %v needs %d elements of %s, got %d", t.Shape, n, t.Type, got)
+}
+
+func (t *Tensor) checkBytes(n int64) error {
 	var seen int64
-	for rest := data; len(rest) > 0; seen++ {
+	for rest := t.Data; len(rest) > 0; seen++ {
 		if len(rest) < 4 {
 			return fmt.Errorf("BYTES element %d: length prefix cut off", seen)
 		}
@@ -130,7 +141,7 @@ func checkBytes(data []byte, n int64) error {
 		rest = rest[4+size:]
 	}
 	if seen != n {
-		return fmt.Errorf("shape needs %d BYTES elements, got %d", n, seen)
+		return t.Miscount(seen)
 	}
 	return nil
 }

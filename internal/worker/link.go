@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -32,20 +33,25 @@ const (
 // writes its answer. A run of the leader's that takes long makes it a goroutine of the latter kind: another leads on.
 type link struct {
 	host   *host
-	conn   net.Conn
 	reader *hop.Reader
-	rights *hop.Rights // nil on a connection that carries none
-	view   *arena.View // the gateway's memory; nil when none was lent
-	writer *hop.Writer
+	rights *hop.Rights     // nil on a connection that carries none
+	view   *arena.View     // the gateway's memory; nil when none was lent
 	ctx    context.Context // ends with the connection; set before anybody leads
 	ended  chan struct{}   // closed when nobody leads any more
 
 	// The leader's.
-	admitted int // bytes that the frame being read was admitted for
+	admitted int  // bytes that the frame being read was admitted for
+	begun    bool // a goroutine was, since the leader last waited
 	lead     leader
 
-	mu      sync.Mutex // guards running
+	mu      sync.Mutex // guards the fields below
 	running map[uint64]context.CancelFunc
+	isShut  bool
+
+	// Changed by hello only, with mu held.
+	conn   net.Conn
+	writer *hop.Writer
+	lanes  []*hop.Writer // for one answer at a time; none on a connection that came without
 }
 
 func newLink(h *host, conn net.Conn) *link {
@@ -58,22 +64,64 @@ func newLink(h *host, conn net.Conn) *link {
 		l.rights = hop.NewRights(c)
 		in = l.rights
 	}
-	l.reader = hop.NewReader(in, &h.pool, h.config.Limits)
+	l.read(in)
+	l.writer = hop.NewWriter(conn, l.shut)
+	return l
+}
+
+// read makes in what the leader reads.
+func (l *link) read(in io.Reader) {
+	l.reader = hop.NewReader(in, &l.host.pool, l.host.config.Limits)
 	l.reader.Admit = func(_ hop.Kind, payload int) bool {
-		if !h.admit(payload) {
+		if !l.host.admit(payload) {
 			return false
 		}
 		l.admitted = payload
 		return true
 	}
-	l.writer = hop.NewWriter(conn, l.shut)
-	return l
+	if l.view != nil {
+		l.reader.Shared = l.view
+	}
 }
 
 // shut ends the connection; every goroutine of the link then ends by itself.
 func (l *link) shut(err error) {
-	l.writer.Abort(err)
-	_ = l.conn.Close()
+	l.mu.Lock()
+	l.isShut = true
+	conn, writer, lanes := l.conn, l.writer, l.lanes
+	l.mu.Unlock()
+	writer.Abort(err)
+	for _, lane := range lanes {
+		lane.Abort(err)
+	}
+	_ = conn.Close()
+}
+
+// writers are all that answers leave by.
+func (l *link) writers() []*hop.Writer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*hop.Writer{l.writer}, l.lanes...)
+}
+
+// split gives answers sockets of their own.
+func (l *link) split(ways hop.Ways) error {
+	conn, ok := l.conn.(*net.UnixConn)
+	if !ok || l.reader.Buffered() {
+		return fmt.Errorf("%w: more than hello before its answer", hop.ErrOrder)
+	}
+	pair, err := hop.Worker(conn, ways)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn, l.writer, l.lanes = pair, hop.NewWriter(pair, l.shut), pair.Writers(l.shut)
+	if l.isShut {
+		return errors.Join(hop.ErrClosed, pair.Close())
+	}
+	l.read(pair)
+	return nil
 }
 
 // serve reads until the connection ends. Requests of a connection that is gone are stopped: nobody can take the answer.
@@ -85,7 +133,7 @@ func (l *link) serve(ctx context.Context) {
 		l.end(err)
 	} else {
 		l.ctx = ctx
-		go l.read()
+		go l.leadOn()
 	}
 	<-l.ended
 	if l.view != nil {
@@ -93,11 +141,15 @@ func (l *link) serve(ctx context.Context) {
 	}
 }
 
-// read leads until the connection ends, or another leads in its place.
-func (l *link) read() {
+// leadOn reads until the connection ends, or another leads in its place.
+func (l *link) leadOn() {
 	for {
 		if !l.reader.Buffered() {
 			l.writer.Flush()
+			if l.begun {
+				l.begun = false
+				runtime.Gosched() // the read may block the only thread that runs goroutines, until Go's monitor sees it
+			}
 		}
 		m, err := l.next()
 		if err == nil && m.Kind == hop.KindInfer && l.quick(m) {
@@ -159,20 +211,36 @@ func (l *link) hello() error {
 	if subtle.ConstantTimeCompare([]byte(m.Token), []byte(l.host.config.Token)) != 1 {
 		return hop.ErrToken
 	}
-	l.borrow(m.Shares)
-	l.send(&hop.Message{Kind: hop.KindHello.Result(), ID: m.ID, PID: int64(os.Getpid()), Shared: l.view != nil})
+	ways := l.descriptors(m.Shares)
+	defer func() { _ = ways.Close() }()
+	reply := hop.Message{Kind: hop.KindHello.Result(), PID: int64(os.Getpid()), Shared: l.view != nil, Split: ways != nil}
+	reply.Answers(m)
+	l.send(&reply)
+	if ways != nil {
+		return l.split(ways)
+	}
 	return l.conn.SetReadDeadline(time.Time{})
 }
 
-// borrow maps the memory that the gateway lends. A worker that cannot is sent the tensors instead.
-func (l *link) borrow(size int64) {
-	if size == 0 || l.rights == nil {
-		return
-	}
-	if l.rights.Count() != 2 {
-		return
+// descriptors takes what came with hello: the sockets for answers, and two for the memory that the gateway lends, or either.
+func (l *link) descriptors(shares int64) (ways hop.Ways) {
+	if l.rights == nil {
+		return nil
 	}
 	files := l.rights.Take()
+	if len(files) > hop.Lanes {
+		ways, files = files[:1+hop.Lanes], files[1+hop.Lanes:]
+	}
+	if len(files) == 2 {
+		l.borrow(files, shares)
+	} else {
+		_ = hop.Ways(files).Close() // none, or what nobody here knows
+	}
+	return ways
+}
+
+// borrow maps the memory that the gateway lends. A worker that cannot is sent the tensors instead.
+func (l *link) borrow(files []*os.File, size int64) {
 	view, err := arena.Borrow(files[0], files[1], size)
 	if err != nil {
 		l.host.config.Log.Warn("worker: the gateway's memory cannot be mapped; tensors come through the socket", "error", err)
@@ -195,7 +263,9 @@ func (l *link) take(ctx context.Context, m *hop.Message) error {
 		m.Release()
 		return nil
 	case hop.KindPing:
-		l.send(&hop.Message{Kind: hop.KindPing.Result(), ID: m.ID})
+		reply := hop.Message{Kind: hop.KindPing.Result()}
+		reply.Answers(m)
+		l.send(&reply)
 		m.Release()
 		return nil
 	case hop.KindLoad, hop.KindUnload, hop.KindInfer, hop.KindStats:
@@ -213,7 +283,7 @@ func (l *link) admit(m *hop.Message) bool {
 	if why == refuseNot {
 		return true
 	}
-	l.fail(m.ID, l.refuse(why))
+	l.fail(m, l.refuse(why))
 	l.host.bytes.Add(-int64(m.Payload()))
 	m.Release()
 	return false
@@ -235,6 +305,7 @@ func (l *link) begin(ctx context.Context, m *hop.Message) error {
 		m.Release()
 		return fmt.Errorf("%w: %d", hop.ErrDuplicate, m.ID)
 	}
+	l.begun = true
 	go l.run(ctx, cancel, m)
 	return nil
 }
@@ -261,7 +332,7 @@ func (l *link) refuse(why refusal) error {
 // run carries one request out and answers it, exactly once.
 func (l *link) run(ctx context.Context, cancel context.CancelFunc, m *hop.Message) {
 	reply, answer := l.execute(ctx, m, false)
-	reply.ID = m.ID
+	reply.Answers(m)
 	l.mu.Lock()
 	delete(l.running, m.ID)
 	l.mu.Unlock()
@@ -352,9 +423,12 @@ func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err
 	for _, member := range m.Load.Members {
 		load.Members = append(load.Members, engine.Member{Digest: api.Digest(member.Digest), Path: member.Path})
 	}
+	if m.Load.Batched {
+		load.Known = &m.Load.Batch
+	}
 	loaded, err := l.host.engine.Load(ctx, load)
 	l.host.learn(load.Instance, loaded.Batch != nil && loaded.Batch.MaxSize > 1)
-	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime}
+	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime, Bytes: loaded.Bytes}
 	if loaded.Batch != nil {
 		reply.Loaded.Batched, reply.Loaded.Batch = true, *loaded.Batch
 	}
@@ -363,7 +437,7 @@ func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err
 
 func (l *link) stats(ctx context.Context) (reply hop.Message, err error) {
 	s, err := l.host.engine.Stats(ctx)
-	reply.Stats = hop.Stats{PID: int64(s.PID), Runtime: s.Runtime, Resident: s.Resident}
+	reply.Stats = hop.Stats{PID: int64(s.PID), Runtime: s.Runtime, Resident: s.Resident, Private: s.Private}
 	for _, in := range s.Instances {
 		reply.Stats.Instances = append(reply.Stats.Instances, hop.InstanceStats(in))
 	}
@@ -385,21 +459,32 @@ func (l *link) failure(ctx context.Context, err error) hop.Failure {
 	return hop.FailureOf(err)
 }
 
-func (l *link) fail(id uint64, err error) {
-	l.send(&hop.Message{Kind: hop.KindFailure, ID: id, Failure: hop.FailureOf(err)})
+func (l *link) fail(m *hop.Message, err error) {
+	reply := hop.Message{Kind: hop.KindFailure, Failure: hop.FailureOf(err)}
+	reply.Answers(m)
+	l.send(&reply)
 }
 
 // send writes a message; it returns when the tensors are not needed any more.
 func (l *link) send(m *hop.Message) {
-	if f := l.encode(m); f != nil {
-		_ = l.writer.Send(context.Background(), f, false) // a broken connection has told shut
+	w := l.way(m)
+	if f := l.encode(w, m); f != nil {
+		_ = w.Send(context.Background(), f, false) // a broken connection has told shut
 	}
+}
+
+// way is where an answer leaves by.
+func (l *link) way(m *hop.Message) *hop.Writer {
+	if m.Lane > 0 && len(l.lanes) > 0 {
+		return l.lanes[m.Lane-1]
+	}
+	return l.writer
 }
 
 // encode makes a message's frame. A message that cannot be encoded (an engine's tensor without its bytes, an answer over
 // the limit) becomes a failure; nil when there is none either, and the connection has ended.
-func (l *link) encode(m *hop.Message) *hop.Frame {
-	f := l.writer.Frame()
+func (l *link) encode(w *hop.Writer, m *hop.Message) *hop.Frame {
+	f := w.Frame()
 	err := f.Encode(m, l.host.config.Limits)
 	if err == nil {
 		return f
@@ -409,10 +494,10 @@ func (l *link) encode(m *hop.Message) *hop.Frame {
 	if errors.Is(err, hop.ErrOversize) {
 		code = api.CodeTooLarge
 	}
-	failure := hop.Message{Kind: hop.KindFailure, ID: m.ID,
+	failure := hop.Message{Kind: hop.KindFailure, ID: m.ID, Check: m.Check,
 		Failure: hop.FailureOf(api.Fail(code, "", "the answer does not fit the hop: %v", err))}
 	if err := f.Encode(&failure, l.host.config.Limits); err != nil {
-		l.writer.Drop(f)
+		w.Drop(f)
 		l.shut(err)
 		return nil
 	}

@@ -127,14 +127,15 @@ func (l *link) runQuick(m *hop.Message) (leads bool) {
 		l.lead.timer.Reset(handOver)
 	}
 	reply, answer := l.execute(r.ctx, m, true)
-	reply.ID = m.ID
+	reply.Answers(m)
 	if r.serial.Swap(serial+1) == taken {
 		l.finishTaken(r, m, &reply)
 		l.done(m, answer)
 		return false
 	}
-	if f := l.encode(&reply); f != nil && !l.writer.Hold(f) {
-		_ = l.writer.Send(context.Background(), f, false) // a broken connection has told shut
+	w := l.way(&reply)
+	if f := l.encode(w, &reply); f != nil && (reply.Lane > 0 || !w.Hold(f)) { // nobody follows on a lane
+		_ = w.Send(context.Background(), f, false) // a broken connection has told shut
 	}
 	l.done(m, answer)
 	return true
@@ -198,5 +199,5 @@ func (l *link) takeOver(r *ownRun, serial int64) {
 	}
 	l.lead.run = &ownRun{}
 	l.lead.seen = 0
-	go l.read()
+	go l.leadOn()
 }

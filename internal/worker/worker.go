@@ -199,10 +199,12 @@ func (h *host) drain(kill func()) {
 	flush := time.NewTimer(flushLimit)
 	defer flush.Stop()
 	for _, l := range links { // the last answers may still be on their way to the socket
-		select {
-		case <-l.writer.Idle():
-		case <-flush.C:
-			flush.Reset(0) // for all of them together
+		for _, w := range l.writers() {
+			select {
+			case <-w.Idle():
+			case <-flush.C:
+				flush.Reset(0) // for all of them together
+			}
 		}
 		l.shut(hop.ErrClosed)
 	}

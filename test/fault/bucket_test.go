@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/server"
@@ -52,6 +54,7 @@ func TestStoryInABucket(t *testing.T) {
 	}
 	s = newSite(t, live.Start(t, dir, blobs))
 	s.good(t, "digits", first.Number)
+	s.loaded(t, 2)
 
 	// With the bucket away what runs keeps running, rolls back, and starts again from the cache; pushes say why not.
 	proxy.Fail(s3.Always(s3.Reset))
@@ -75,6 +78,32 @@ func TestStoryInABucket(t *testing.T) {
 		t.Errorf("the log holds the secret:\n%s", log)
 	}
 	s.moves(t, store)
+}
+
+// loaded waits until so many models are in memory: the one that serves, and the one that a rollback goes to.
+func (s *site) loaded(t *testing.T, count int) {
+	t.Helper()
+	late := time.After(40 * time.Second)
+	for {
+		models, err := s.LoadedModels(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ready := 0
+		for _, m := range models.Items {
+			if slices.ContainsFunc(m.Copies, func(c api.LoadedCopy) bool { return c.State == "ready" }) {
+				ready++
+			}
+		}
+		if ready >= count {
+			return
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-late:
+			t.Fatalf("%d models are loaded, want %d: %+v", ready, count, models.Items)
+		}
+	}
 }
 
 // moves takes both kinds of backup and starts servers from them.

@@ -139,8 +139,8 @@ func TestServerKilled(t *testing.T) {
 		// The point: after some operations have begun, and a random moment into the last one.
 		until := time.After(time.Duration(50+random.IntN(400)) * time.Millisecond)
 		if random.IntN(3) == 0 {
-			if workers, err := s.Workers(t.Context()); err == nil && len(workers) > 0 && workers[0].PID > 0 {
-				if syscall.Kill(workers[0].PID, syscall.SIGKILL) == nil {
+			if workers, err := s.Workers(t.Context()); err == nil && len(workers) > 0 {
+				if live.Signal(workers[0].PID, syscall.SIGKILL) == nil {
 					workersKilled++
 				}
 			}

@@ -90,7 +90,7 @@ func freezePostgres(t *testing.T, _, store string) func() {
 	all := append([]int{master}, childrenOf(t, master)...)
 	each := func(sig syscall.Signal) {
 		for _, pid := range all {
-			if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			if err := live.Signal(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 				t.Error(err)
 			}
 		}

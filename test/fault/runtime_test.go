@@ -108,41 +108,87 @@ func quotientModel() []byte {
 	return g.model()
 }
 
-// TestRequestCrashesRuntime sends a request that kills the worker that runs it, and the one that it is sent to again. It
-// fails with the worker's loss. A request of others that was with both of them may fail the same way, which is known;
-// all that come later are held until a worker is back, and answered.
+// TestRequestCrashesRuntime sends a request that kills the worker that runs it, and the one that it is sent to again: it
+// is poison, and refused from then on. Requests of others that were with these workers are answered. A second request of
+// that kind shows that the model is the fault: it is quarantined, and its endpoint says so.
 func TestRequestCrashesRuntime(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, live.Start(t, t.TempDir()))
+	dir := t.TempDir()
+	s := newSite(t, live.Start(t, dir))
 	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
 	s.pushAndRelease(t, "quotient", quotientModel())
 	h := &http.Client{Transport: &http.Transport{}}
-	divide := func(a, b int) badCall {
+	divide := func(a, b int, more string) badCall {
 		return badCall{method: "POST", path: "/v2/models/quotient/infer", body: fmt.Sprintf(
-			`{"inputs":[{"name":"a","datatype":"INT32","shape":[1],"data":[%d]},{"name":"b","datatype":"INT32","shape":[1],"data":[%d]}]}`, a, b)}
+			`{"inputs":[{"name":"a","datatype":"INT32","shape":[1],"data":[%d]},{"name":"b","datatype":"INT32","shape":[1],"data":[%d]}]%s}`, a, b, more)}
 	}
-	resp, body, err := divide(7, 2).send(t.Context(), h, s.HTTP)
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"data":[3]`) {
-		t.Fatalf("7 / 2: %s %v", body, err)
+	answers := func(c badCall, want string) {
+		t.Helper()
+		if resp, body, err := c.send(t.Context(), h, s.HTTP); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %s %v", c.body, body, err)
+		}
 	}
-	const clients = 2
-	l := s.load(t, "digits", clients)
-	resp, body, err = divide(math.MinInt32, -1).send(t.Context(), h, s.HTTP)
-	if err != nil {
-		t.Fatal(err)
+	refused := func(c badCall, status int, says string) {
+		t.Helper()
+		resp, body, err := c.send(t.Context(), h, s.HTTP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		badCall{status: status, says: says}.check(t, resp, body)
 	}
-	badCall{status: 503, says: "worker"}.check(t, resp, body)
-	resp, body, err = divide(9, 3).send(t.Context(), h, s.HTTP)
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"data":[3]`) {
-		t.Errorf("9 / 3 afterwards: %s %v", body, err)
+	deaths := func() (n int64) {
+		workers, err := s.Workers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range workers {
+			n += w.Restarts
+		}
+		return n
 	}
-	l.stop()
-	l.clients.Wait()
-	if first, _ := l.first.Load().(string); l.failed.Load() > clients || l.failed.Load() > 0 && !strings.Contains(first, "the worker was lost") {
-		t.Errorf("%d of %d requests of others failed: %s", l.failed.Load(), l.asked.Load(), first)
+	answers(divide(7, 2, ""), `"data":[3]`)
+	l := s.load(t, "digits", 8)
+	refused(divide(math.MinInt32, -1, ""), 422, "two workers crashed while they ran this request")
+	answers(divide(9, 3, ""), `"data":[3]`)
+	before := deaths()
+	for late := time.After(10 * time.Second); before < 2; before = deaths() { // the second is counted when it was replaced
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-late:
+			t.Fatalf("%d workers died of the first request", before)
+		}
 	}
-	t.Logf("%d of %d requests of others were with the workers that died", l.failed.Load(), l.asked.Load())
+	for range 5 {
+		refused(divide(math.MinInt32, -1, ""), 422, "is not sent again before")
+	}
+	if n := deaths(); before != 2 || n != before {
+		t.Errorf("%d workers died of the first request, and %d of its like", before, n-before)
+	}
+	refused(divide(math.MinInt32, -1, `,"outputs":[{"name":"y"}]`), 422, "two workers crashed")
+	s.quarantined(t, "quotient")
+	refused(divide(9, 3, ""), 503, "version 1 cannot serve: the file crashed the runtime 2 times")
+	l.none(t)
+	s.Kill()
+	s = newSite(t, live.Start(t, dir))
+	s.quarantined(t, "quotient")
 	s.good(t, "digits", 1)
+}
+
+// quarantined waits until the endpoint names the file that is not loaded again.
+func (s *site) quarantined(t *testing.T, endpoint api.EndpointName) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	for {
+		ep, err := s.Endpoint(t.Context(), endpoint)
+		if err == nil && !ep.Status.Ready && strings.Contains(strings.Join(ep.Status.Problems, "; "), "crashed the runtime 2 times and is not loaded again") {
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-late:
+			t.Fatalf("%+v %v", ep.Status, err)
+		}
+	}
 }
 
 // TestWarmingCrashesRuntime serves a model that the inputs made up for warming kill, and that is right on its own.

@@ -91,11 +91,14 @@ def test_grpc_cancel(world):
 
 def test_grpc_client_timeout(world):
     with tritonclient.grpc.InferenceServerClient(world.server.addresses["grpc"]) as client:
-        try:
-            client.infer("digits", image(tritonclient.grpc, world.images), client_timeout=0.000001)
-            raise AssertionError("answered within a microsecond")
-        except InferenceServerException as e:
-            expect(e.status() == "StatusCode.DEADLINE_EXCEEDED", e)
+        # The client makes a millisecond of it, and some answers come sooner.
+        for _ in range(1000):
+            try:
+                client.infer("digits", image(tritonclient.grpc, world.images), client_timeout=0.000001)
+            except InferenceServerException as e:
+                expect(e.status() == "StatusCode.DEADLINE_EXCEEDED", e)
+                return
+        raise AssertionError("a thousand answers came within a microsecond each")
 
 
 # ---------------------------------------------------------------- asyncio, the same calls over both

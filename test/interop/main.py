@@ -15,6 +15,7 @@ import datatypes
 import extensions
 import foreign
 import plain
+import signature
 from harness import Client, Report, Server, World, expect, tests_of
 
 PROTOCOLS = ("http", "json", "grpc")
@@ -45,6 +46,8 @@ def walk(world, report, programs):
             for name, test in over_each:
                 report.run(f"{name} over {protocol}", lambda: test(world, client))
     for name, test in tests_of(asynchronous):
+        report.run(name, lambda: test(world))
+    for name, test in tests_of(signature):
         report.run(name, lambda: test(world))
     for name, program in programs:
         foreign.client(world, report, name, program)

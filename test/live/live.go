@@ -26,6 +26,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/client"
+	"github.com/penstock/penstock/internal/crash"
 	"github.com/penstock/penstock/internal/server"
 )
 
@@ -33,10 +34,17 @@ import (
 func Main(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if file := os.Getenv("PENSTOCK_CRASH_FILE"); file != "" {
+		dieAt(file)
+	}
 	var err error
 	switch {
 	case len(os.Args) == 4 && os.Args[1] == "worker":
-		err = server.RunWorker(ctx, server.WorkerConfig{Socket: os.Args[3]}, os.Stderr)
+		cfg := server.WorkerConfig{Socket: os.Args[3]}
+		if filepath.Base(os.Args[0]) == Faulty {
+			cfg.Listen = listenFaulty
+		}
+		err = server.RunWorker(ctx, cfg, os.Stderr)
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		var cfg server.Config
 		if err = json.Unmarshal([]byte(os.Args[2]), &cfg); err == nil {
@@ -49,6 +57,17 @@ func Main(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// dieAt ends this process, as kill -9 does, at the first point whose name is in a file. The test writes the file when it wants
+// a death, and takes it away before it starts the next process.
+func dieAt(file string) {
+	crash.At(func(name string) {
+		if wanted, err := os.ReadFile(file); err == nil && string(wanted) == name {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	})
 }
 
 // Server is a running server process.
@@ -146,6 +165,15 @@ func (s *Server) Log() string {
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill() // gone already is what was wanted
 	<-s.exited
+}
+
+// Signal is kill(2) for one process. The number 0, which a worker that is being started has, would there mean every
+// process of the group that runs the tests, so it is refused as a process that is gone.
+func Signal(pid int, s syscall.Signal) error {
+	if pid <= 0 {
+		return syscall.ESRCH
+	}
+	return syscall.Kill(pid, s)
 }
 
 // Stop asks the server to end and reports whether it ended well.

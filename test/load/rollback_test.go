@@ -170,7 +170,7 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 		l.more(t, int64(20+random.IntN(200)))
 		workers := allReady(t, s, killed) // one at a time: a request that loses two workers is rightly given up
 		victim := workers[random.IntN(len(workers))]
-		if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
+		if err := live.Signal(victim.PID, syscall.SIGKILL); err != nil {
 			t.Fatalf("kill %d: worker %s: %v", i, victim.Name, err)
 		}
 		killed[victim.PID] = true

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -28,9 +27,12 @@ const (
 
 // built is the gateway's program, in Go's build cache.
 var built = sync.OnceValues(func() (string, error) {
-	_, here, _, _ := runtime.Caller(0)
+	root, err := exec.Command("go", "env", "GOMOD").Output() // of the test's folder; sources may be compiled without paths
+	if err != nil {
+		return "", fmt.Errorf("find the module's folder: %w", err)
+	}
 	cmd := exec.Command("go", "tool", "-n", "gateway")
-	cmd.Dir = filepath.Join(filepath.Dir(here), "gateway")
+	cmd.Dir = filepath.Join(filepath.Dir(strings.TrimSpace(string(root))), "test", "s3", "gateway")
 	cmd.Stderr = new(strings.Builder)
 	path, err := cmd.Output()
 	if err != nil {

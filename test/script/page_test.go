@@ -134,6 +134,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+Z)?`), "TIME"},
 	{regexp.MustCompile(`(?i)\b01[0-9a-z]{24}\b`), "ID"},
 	{regexp.MustCompile(`psk_…?\w+`), "SECRET"},
+	{regexp.MustCompile(`whsec_[\w+/=]+`), "SECRET"},
 	{regexp.MustCompile(`_ns": ?\d+`), `_ns":N`},
 	{regexp.MustCompile(`"worker":"w\d+"`), `"worker":"W"`},
 	{regexp.MustCompile(`(\.tar: ).*`), "$1SIZE and DIGEST"},

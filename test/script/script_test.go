@@ -114,7 +114,7 @@ func (s *running) end() error {
 
 // TestStories runs the *.txtar files. Beside testscript's own commands they have:
 //
-//	server start [ARGS]   start a server on $WORK/data; sets $PENSTOCK_SERVER, $METRICS and $GRPC
+//	server start [ARGS]   start a server on $WORK/data; sets $PENSTOCK_SERVER, $METRICS, $GRPC and $OCI
 //	server stop           stop it
 //	server kill           end it at once, as kill -9 does
 func TestStories(t *testing.T) {
@@ -158,6 +158,7 @@ func TestStories(t *testing.T) {
 					ts.Setenv("PENSTOCK_SERVER", "http://"+s.HTTP)
 					ts.Setenv("METRICS", s.Metrics)
 					ts.Setenv("GRPC", s.GRPC)
+					ts.Setenv("OCI", s.OCI)
 				case "stop":
 					ts.Check(servers[key].end())
 					delete(servers, key)

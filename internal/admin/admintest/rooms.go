@@ -38,12 +38,20 @@ type Rooms struct {
 	mu         sync.Mutex // guards all below
 	principals map[string]*api.Principal
 	tenants    []api.Tenant
+	trust      api.TrustPolicy
 	keys       []api.Key
 	blobs      map[api.Digest][]byte
 	models     map[string]*model
+	redirects  []api.Redirect
 	endpoints  map[string]*endpoint
 	events     []api.Event
 	replies    map[string]*reply
+	webhooks   []api.Webhook
+	deliveries []api.Delivery
+	audit      []api.AuditRecord
+
+	collections []api.Collection
+	keeping     keeping
 
 	// Settings of a test; set before the requests that they are for.
 	Fail          map[string]error // by method name: what the room answers instead
@@ -61,6 +69,8 @@ type model struct {
 	versions []api.Version
 	history  map[api.AliasName][]api.AliasMove
 	moves    map[api.AliasName]int64
+	rules    []api.AliasRule
+	readers  []api.ModelReader
 }
 
 type endpoint struct {
@@ -84,7 +94,7 @@ func New() *Rooms {
 			InferKey:  {Tenant: api.DefaultTenant, Key: "k-infer", Name: "infer", Scopes: []api.Scope{api.ScopeInfer}},
 			AcmeKey:   {Tenant: "acme", Key: "k-acme", Name: "acme", Scopes: all},
 		},
-		tenants: []api.Tenant{{ID: "acme", Created: Clock}, {ID: api.DefaultTenant, Created: Clock}},
+		tenants: []api.Tenant{{ID: "acme", Created: Clock, Weight: 1, Generation: 1}, {ID: api.DefaultTenant, Created: Clock, Weight: 1, Generation: 1}},
 		blobs:   make(map[api.Digest][]byte), models: make(map[string]*model), endpoints: make(map[string]*endpoint),
 		replies: make(map[string]*reply), Fail: make(map[string]error), Live: make(chan api.Exchange),
 	}
@@ -92,8 +102,9 @@ func New() *Rooms {
 
 // Config is admin's configuration with these rooms everywhere.
 func (r *Rooms) Config() admin.Config {
-	return admin.Config{Guard: r, Tenants: r, Keys: r, Blobs: r, Models: r, Versions: r, Aliases: r, Endpoints: r, Releases: r,
-		Events: r, Exchanges: r, Workers: r, Statistics: r, Idempotency: r, Backup: r.Backup, Name: "test", Version: "v0.0.0-test"}
+	return admin.Config{Guard: r, Tenants: r, Keys: r, Blobs: r, Models: r, Versions: r, Aliases: r, Search: r, Referrers: r, Trust: r, Lineage: r, Endpoints: r,
+		Releases: r, Collections: r, Keeping: r, Events: r, Exchanges: r, Workers: r, Loaded: r, Statistics: r, Webhooks: r, Audit: r, Idempotency: r,
+		Backup: r.Backup, Name: "test", Version: "v0.0.0-test"}
 }
 
 // Start serves the API on a loopback port until the test ends. The data plane's answers can be added to the mux.
@@ -143,9 +154,27 @@ func (r *Rooms) CreateTenant(_ context.Context, _ *api.Principal, id api.TenantI
 			return t, api.Fail(api.CodeExists, string(id), "the tenant exists already")
 		}
 	}
-	t := api.Tenant{ID: id, Created: Clock}
+	t := api.Tenant{ID: id, Created: Clock, Weight: api.WeightDefault, Generation: 1}
 	r.tenants = append(r.tenants, t)
 	return t, nil
+}
+
+// SetWeight changes a tenant, and minds the generation as the real one does.
+func (r *Rooms) SetWeight(_ context.Context, _ *api.Principal, id api.TenantID, weight int, ifGeneration int64) (api.Tenant, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.tenants {
+		t := &r.tenants[i]
+		switch {
+		case t.ID != id:
+		case ifGeneration >= 0 && ifGeneration != t.Generation:
+			return *t, api.Fail(api.CodeStale, string(id), "the tenant has changed")
+		default:
+			t.Weight, t.Generation = weight, t.Generation+1
+			return *t, nil
+		}
+	}
+	return api.Tenant{}, api.Fail(api.CodeNotFound, string(id), "no such tenant")
 }
 
 // Tenants lists them.
@@ -192,7 +221,7 @@ func (r *Rooms) RevokeKey(_ context.Context, _ *api.Principal, t api.TenantID, i
 }
 
 // PutBlob keeps bytes.
-func (r *Rooms) PutBlob(_ context.Context, _ *api.Principal, body io.Reader, want api.Digest) (api.Digest, int64, error) {
+func (r *Rooms) PutBlob(_ context.Context, _ *api.Principal, body io.Reader, want api.Digest, _ int64) (api.Digest, int64, error) {
 	data, err := io.ReadAll(body)
 	if err != nil {
 		return "", 0, err
@@ -231,7 +260,7 @@ func (r *Rooms) Commit(_ context.Context, p *api.Principal, name api.ModelName, 
 		m = &model{Model: api.Model{Tenant: p.Tenant, Name: name, Created: Clock}, history: make(map[api.AliasName][]api.AliasMove), moves: make(map[api.AliasName]int64)}
 	}
 	v := api.Version{Tenant: p.Tenant, Model: name, Number: api.VersionNumber(len(m.versions) + 1), State: api.VersionReady, Format: "onnx",
-		Tags: up.Tags, Metrics: up.Metrics, Card: up.Card, Created: Clock, CreatedBy: p.Name, Signature: api.Signature{
+		Tags: up.Tags, Metrics: up.Metrics, Card: up.Card, Origin: up.Origin, Notes: up.Notes, Label: up.Label, Created: Clock, CreatedBy: p.Name, Signature: api.Signature{
 			Inputs:  []api.TensorSpec{{Name: "x", Datatype: "FP32", Shape: []int64{-1, 3}, Symbols: []string{"batch", ""}}},
 			Outputs: []api.TensorSpec{{Name: "label", Datatype: "INT64", Shape: []int64{-1}}}}}
 	hash := sha256.New()
@@ -356,10 +385,10 @@ func (r *Rooms) Versions(_ context.Context, t api.TenantID, name api.ModelName, 
 }
 
 // SetTags changes tags.
-func (r *Rooms) SetTags(_ context.Context, t api.TenantID, name api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
+func (r *Rooms) SetTags(_ context.Context, p *api.Principal, name api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m, err := r.find(t, name)
+	m, err := r.find(p.Tenant, name)
 	if err != nil {
 		return api.Version{}, err
 	}
@@ -398,15 +427,19 @@ type nopCloser struct{ io.ReadSeeker }
 func (nopCloser) Close() error { return nil }
 
 // MoveAlias moves or deletes an alias.
-func (r *Rooms) MoveAlias(_ context.Context, p *api.Principal, name api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, why string) (api.Alias, error) {
+func (r *Rooms) MoveAlias(_ context.Context, p *api.Principal, move api.AliasChange) (api.Alias, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	name, a, to, ifMoves, why := move.Model, move.Alias, move.To, move.Moves, move.Why
 	m, err := r.find(p.Tenant, name)
 	if err != nil {
 		return api.Alias{}, err
 	}
-	exists := slices.ContainsFunc(m.Aliases, func(x api.Alias) bool { return x.Name == a })
+	at := slices.IndexFunc(m.Aliases, func(x api.Alias) bool { return x.Name == a })
+	exists := at >= 0
 	switch {
+	case move.Expect != nil && (!exists && *move.Expect != 0 || exists && m.Aliases[at].Version != *move.Expect):
+		return api.Alias{}, api.Fail(api.CodeStale, string(a), "the alias does not name version %d", *move.Expect)
 	case to == 0 && !exists:
 		return api.Alias{}, api.Fail(api.CodeAliasNotFound, string(a), "there is no such alias")
 	case ifMoves > 0 && ifMoves != m.moves[a], ifMoves == 0 && exists:

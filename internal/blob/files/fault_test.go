@@ -237,6 +237,48 @@ func TestFault(t *testing.T) {
 	}
 }
 
+// TestDeleteFault breaks the steps of a deletion: it can be asked for again. A folder's fsync that fails there may hide that
+// another blob's name was lost, so nothing is acknowledged any more until the store is opened again.
+func TestDeleteFault(t *testing.T) {
+	data, other := bytes.Repeat([]byte("penstock"), 1000), []byte("other")
+	for _, step := range []files.Step{files.StepRemove, files.StepSyncFolder} {
+		for _, cause := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
+			t.Run(fmt.Sprintf("%s/%s", step, cause), func(t *testing.T) {
+				failing := false
+				cfg := files.Config{Dir: t.TempDir(), Fault: func(at files.Step) error {
+					if failing && at == step {
+						return cause
+					}
+					return nil
+				}}
+				s := open(t, cfg)
+				info, err := s.Put(t.Context(), bytes.NewReader(data), "", 1<<30)
+				if err != nil {
+					t.Fatal(err)
+				}
+				failing = true
+				if err := s.Delete(t.Context(), info.Digest); !api.Is(err, api.CodeStorage) || !errors.Is(err, cause) {
+					t.Fatalf("delete: %v", err)
+				}
+				failing = false
+				if err := s.Delete(t.Context(), info.Digest); err != nil {
+					t.Errorf("delete after the fault: %v", err)
+				}
+				if _, err := s.Stat(t.Context(), info.Digest); !api.Is(err, api.CodeBlobNotFound) {
+					t.Errorf("it is still there: %v", err)
+				}
+				_, err = s.Put(t.Context(), bytes.NewReader(other), "", 1<<30)
+				if broken := step == files.StepSyncFolder && cause == syscall.EIO; broken != (err != nil) || err != nil && !api.Is(err, api.CodeStorage) {
+					t.Errorf("put after the fault: %v", err)
+				}
+				if _, err := open(t, cfg).Put(t.Context(), bytes.NewReader(other), "", 1<<30); err != nil {
+					t.Errorf("put after opening again: %v", err)
+				}
+			})
+		}
+	}
+}
+
 // TestKeepFault breaks the steps of taking a file over: until it has its name it goes back to its owner.
 func TestKeepFault(t *testing.T) {
 	data := bytes.Repeat([]byte("penstock"), 1000)

@@ -16,11 +16,9 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/blob"
+	"github.com/penstock/penstock/internal/crash"
+	"github.com/penstock/penstock/internal/relay"
 )
-
-// bufferBytes is the memory that one Put holds, however large the blob. Large enough that the system calls cost nothing
-// beside the hashing.
-const bufferBytes = 256 << 10
 
 // Put receives a blob: into a new file under uploads/, hashed on the way, synced, then renamed to its digest, and the
 // folder synced. Until the rename nothing is visible; after it the blob is whole.
@@ -76,39 +74,45 @@ func (s *Store) receive(ctx context.Context, f *os.File, r io.Reader, want api.D
 	return blob.Info{Digest: got, Size: size}, nil
 }
 
-// stream copies in buffers. It tells the two sides apart: a reader that fails is the caller's trouble, a file that fails
-// is ours.
+// stream copies in buffers: the next is read while one is hashed and written, which go on beside one another too. It tells the
+// two sides apart: a reader that fails is the caller's trouble, a file that fails is ours.
 func (s *Store) stream(ctx context.Context, f *os.File, sum hash.Hash, r io.Reader, limit int64) (int64, error) {
-	buffer, _ := s.buffers.Get().(*[bufferBytes]byte)
-	if buffer == nil {
-		buffer = new([bufferBytes]byte)
-	}
-	defer s.buffers.Put(buffer)
-	var size int64
-	for {
+	var size, written int64
+	early := relay.Early{File: f}
+	err := relay.Copy(func(buffer []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, api.Fail(api.CodeCanceled, "", "the upload was broken off").Because(err)
 		}
-		n, readErr := fill(r, buffer[:])
+		n, err := fill(r, buffer)
 		if size += int64(n); size > limit {
 			return 0, api.Fail(api.CodeTooLarge, "", "the blob is larger than the limit of %d bytes for one blob", limit)
 		}
-		if n > 0 {
-			if err := s.check(StepWrite); err != nil {
-				return 0, storage("write a blob", err)
-			}
-			sum.Write(buffer[:n]) // a hash never fails
-			if _, err := f.Write(buffer[:n]); err != nil {
-				return 0, storage("write a blob", err)
-			}
+		return n, err
+	}, func(b []byte) error {
+		if err := s.check(StepWrite); err != nil {
+			return storage("write a blob", err)
 		}
-		if errors.Is(readErr, io.EOF) { // and only that: a request body that was cut short says io.ErrUnexpectedEOF
-			return size, nil
+		err := relay.Beside(func() error {
+			_, err := f.Write(b)
+			return err
+		}, func() { sum.Write(b) }) // a hash never fails
+		if err != nil {
+			return storage("write a blob", err)
 		}
-		if readErr != nil {
-			return 0, broken(ctx, readErr, size)
-		}
+		written += int64(len(b))
+		early.Wrote(written)
+		return nil
+	})
+	if errors.Is(err, io.EOF) && !isOurs(err) { // and only that: a request body that was cut short says io.ErrUnexpectedEOF
+		return size, nil
 	}
+	return 0, broken(ctx, err, size)
+}
+
+// isOurs reports an error that has a code already, whatever its cause.
+func isOurs(err error) bool {
+	var ours *api.Error
+	return errors.As(err, &ours)
 }
 
 // fill reads until the buffer is full or the reader ends. Unlike io.ReadFull it hands the reader's own error on.
@@ -158,11 +162,11 @@ func (s *Store) finish(temp string, info blob.Info) error {
 		return storage("name a blob", err)
 	}
 	// Also when it was here already: whoever put it first may not have synced the folder yet.
-	if err := errors.Join(s.check(StepSyncFolder), s.syncFolder(folder(name))); err != nil {
-		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-			s.broken.Store(true)
-		}
+	if err := s.settle(folder(name)); err != nil {
 		return storage("sync a blob", fmt.Errorf("%s: %w", name, err))
+	}
+	if s.broken.Load() { // another's fsync, a moment ago, may have been told of the fault that hit this name
+		return storage("sync a blob", errors.New("another fsync failed meanwhile; open the store again"))
 	}
 	return nil
 }
@@ -200,6 +204,7 @@ func (s *Store) Keep(_ context.Context, path string, info blob.Info) error {
 }
 
 func (s *Store) check(step Step) error {
+	crash.Point("files: before " + string(step))
 	if s.fault == nil {
 		return nil
 	}

@@ -12,12 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/blob"
+	"github.com/penstock/penstock/internal/crash"
 )
 
 const (
@@ -32,16 +33,18 @@ const (
 	listBatch = 1024
 )
 
-// Step names one act of Put on the disk, for Config.Fault.
+// Step names one act of Put or Delete on the disk, for Config.Fault.
 type Step string
 
-// The steps of Put, in their order. SyncFolder comes after the rename: a blob is whole by then, but not acknowledged.
+// The steps of Put, in their order. SyncFolder comes after the rename: a blob is whole by then, but not acknowledged. Delete has
+// two, Remove and SyncFolder.
 const (
 	StepCreate     Step = "create"
 	StepWrite      Step = "write"
 	StepSync       Step = "sync"
 	StepRename     Step = "rename"
 	StepSyncFolder Step = "sync-folder"
+	StepRemove     Step = "remove"
 )
 
 // Config says where the store lives.
@@ -50,7 +53,7 @@ type Config struct {
 	Stale time.Duration    // age at which unfinished uploads are removed by Open; 0: DefaultStale
 	Now   func() time.Time // clock for Stale; nil: time.Now
 
-	// Fault, when set, runs before each step of Put and makes it fail with the error returned. It is there so that tests
+	// Fault, when set, runs before each step of Put and Delete and makes it fail with the error returned. It is there so that tests
 	// can fill the disk and break its fsync at every place.
 	Fault func(Step) error
 }
@@ -61,10 +64,8 @@ type Store struct {
 	root  *os.Root // every path goes through it, so that no link leads out of the directory
 	fault func(Step) error
 
-	buffers sync.Pool // of *[bufferBytes]byte
-
-	// broken is set when the folder's fsync failed for another reason than want of space. The kernel may report such a
-	// fault only once and then forget it, so nothing more is acknowledged until the store is opened again.
+	// broken is set when a folder's fsync failed for another reason than want of space. The kernel may report such a
+	// fault only once and then forget it, to whoever asks first, so nothing more is acknowledged until the store is opened again.
 	broken atomic.Bool
 }
 
@@ -181,16 +182,31 @@ func (s *Store) Delete(_ context.Context, digest api.Digest) error {
 	if err != nil {
 		return err
 	}
+	crash.Point("files: before delete")
+	if err := s.check(StepRemove); err != nil {
+		return storage("delete a blob", err)
+	}
 	if err := s.root.Remove(name); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return storage("delete a blob", err)
 	}
-	if err := s.syncFolder(folder(name)); err != nil {
+	crash.Point("files: after delete")
+	// A removal that is not durable harms nobody. But this fsync may be the one that is told of another's lost name.
+	if err := s.settle(folder(name)); err != nil {
 		return storage("delete a blob", err)
 	}
 	return nil
+}
+
+// settle makes the names in a folder durable, or remembers that it could not.
+func (s *Store) settle(name string) error {
+	err := errors.Join(s.check(StepSyncFolder), s.syncFolder(name))
+	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		s.broken.Store(true)
+	}
+	return err
 }
 
 // List calls each for every blob, folder by folder. Files that are not blobs are passed over.

@@ -150,14 +150,17 @@ func (e *Engine) fill(ctx context.Context, h *held, load engine.Load) (engine.Lo
 			settings = *load.Options.Batching
 		}
 		began := time.Now()
-		plan := e.try(ctx, load, loaded.Signature, settings)
+		plan := known(load.Known)
+		if load.Known == nil {
+			plan = e.try(ctx, load, loaded.Signature, settings)
+			h.trial = e.innerStats(ctx, load.Instance)
+		}
 		loaded.WarmTime += time.Since(began)
-		loaded.Batch = &api.BatchPlan{MaxSize: plan.max, Exact: plan.exact, Why: plan.why}
+		loaded.Batch = plan.tell()
 		e.config.Log.Debug("batching chosen", "instance", load.Instance, "max_size", plan.max, "why", plan.why)
 		if plan.max > 1 {
 			h.batcher = e.newBatcher(load.Instance, settings, loaded.Signature, plan)
 		}
-		h.trial = e.innerStats(ctx, load.Instance)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -166,7 +169,7 @@ func (e *Engine) fill(ctx context.Context, h *held, load engine.Load) (engine.Lo
 		delete(e.all, load.Instance)
 		close(h.gone)
 	} else {
-		e.show()
+		e.show(load.Instance, h)
 		if e.closed && h.batcher != nil {
 			h.batcher.end(lost(load.Instance))
 		}
@@ -175,21 +178,17 @@ func (e *Engine) fill(ctx context.Context, h *held, load engine.Load) (engine.Lo
 	return loaded, err
 }
 
-// show needs mu: it makes Infer see what is loaded and not leaving.
-func (e *Engine) show() {
-	view := make(map[string]*held, len(e.all))
-	for name, h := range e.all {
-		select {
-		case <-h.ready:
-		default:
-			if h.loaded.Batch == nil { // still loading
-				continue
-			}
-		}
-		if !h.leaving {
-			view[name] = h
-		}
-	}
+// show needs mu: it makes Infer see an instance that is loaded.
+func (e *Engine) show(name string, h *held) {
+	view := maps.Clone(*e.view.Load())
+	view[name] = h
+	e.view.Store(&view)
+}
+
+// hide needs mu: Infer does not see the instance any more.
+func (e *Engine) hide(name string) {
+	view := maps.Clone(*e.view.Load())
+	delete(view, name)
 	e.view.Store(&view)
 }
 
@@ -236,7 +235,7 @@ func (e *Engine) Unload(ctx context.Context, name string) error {
 		}
 	}
 	h.leaving = true
-	e.show()
+	e.hide(name)
 	e.mu.Unlock()
 	if h.batcher != nil {
 		h.batcher.drain(ctx)
@@ -246,10 +245,10 @@ func (e *Engine) Unload(ctx context.Context, name string) error {
 	defer e.mu.Unlock()
 	if err != nil { // the inner engine holds it still, and so does this one: Unload may be called again
 		h.leaving = false
+		e.show(name, h)
 		return err
 	}
-	delete(e.all, name)
-	e.show()
+	delete(e.all, name) // it is out of what Infer sees already
 	close(h.gone)
 	return nil
 }

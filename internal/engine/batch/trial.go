@@ -35,6 +35,31 @@ type plan struct {
 	why   string
 }
 
+// tell is the plan for others, and known its inverse.
+func (p *plan) tell() *api.BatchPlan {
+	told := &api.BatchPlan{MaxSize: p.max, Exact: p.exact, Why: p.why}
+	for n, ok := range p.sizes {
+		if ok {
+			told.Sizes = append(told.Sizes, n)
+		}
+	}
+	return told
+}
+
+func known(told *api.BatchPlan) plan {
+	if told == nil {
+		return plan{}
+	}
+	p := plan{max: told.MaxSize, exact: told.Exact, why: told.Why}
+	if len(told.Sizes) > 0 {
+		p.sizes = make([]bool, slices.Max(told.Sizes)+1)
+		for _, n := range told.Sizes {
+			p.sizes[n] = true
+		}
+	}
+	return p
+}
+
 func apart(format string, args ...any) plan { return plan{why: fmt.Sprintf(format, args...)} }
 
 // try finds out whether requests to a loaded model can be joined, up to how many rows, and whether it pays. It only

@@ -189,6 +189,7 @@ func (e *Engine) start(ctx context.Context, in *instance, load engine.Load) erro
 		}
 		in.members[i] = one.Instance
 		in.loaded.WarmTime += loaded.WarmTime
+		in.loaded.Bytes += loaded.Bytes
 	}
 	in.loaded.Signature = g.chain.Signature()
 	in.loaded.LoadTime = max(0, time.Since(begin)-in.loaded.WarmTime)
@@ -303,10 +304,20 @@ func (e *Engine) Stats(ctx context.Context) (engine.Stats, error) {
 	if err != nil {
 		return stats, err
 	}
+	bytes := map[string]int64{} // of members
+	for _, s := range stats.Instances {
+		bytes[s.Instance] = s.Bytes
+	}
 	stats.Instances = slices.DeleteFunc(stats.Instances, func(s engine.InstanceStats) bool { return strings.Contains(s.Instance, memberMark) })
 	for _, in := range *e.chains.Load() {
 		if in.isReady() {
-			stats.Instances = append(stats.Instances, in.stats())
+			one := in.stats()
+			for i, m := range in.members {
+				if m != "" && !slices.Contains(in.members[:i], m) {
+					one.Bytes += bytes[m]
+				}
+			}
+			stats.Instances = append(stats.Instances, one)
 		}
 	}
 	slices.SortFunc(stats.Instances, func(a, b engine.InstanceStats) int { return strings.Compare(a.Instance, b.Instance) })

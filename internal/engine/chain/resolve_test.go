@@ -74,9 +74,8 @@ func TestSymbols(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(c.Gives)
-	if got != "[{all FP32 [-1 -1] [rows ]} {y FP32 [-1 -1] [rows columns]}]" {
-		t.Errorf("got %s", got)
+	if got := fmt.Sprint(c.Gives); got != "[FP32[rows,-1] FP32[rows,columns]]" || c.Gives[0].Name != "all" || c.Gives[1].Name != "y" {
+		t.Errorf("got %s of %q and %q", got, c.Gives[0].Name, c.Gives[1].Name)
 	}
 }
 

@@ -3,15 +3,10 @@
 package onnxruntime
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"runtime"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +27,9 @@ type Config struct {
 	// MaxRuns is how many runs are inside ONNX Runtime at once; others wait, which Answer.Queue counts. Each takes an
 	// operating system thread. Default: 4 times GOMAXPROCS, at least 16.
 	MaxRuns int
+	// InstanceRuns is how many of them may be one instance's. More of one model than there are processors only take its
+	// weights out of each other's caches; runs of others do not wait for long ones so. Default: MaxRuns.
+	InstanceRuns int
 	// MaxWarm is the most bytes that warming makes up as inputs; a model that takes more is not warmed. Default 256 MiB.
 	MaxWarm int64
 	// WarmWait is the longest that warming one model takes; the run is then stopped, which says nothing about real inputs.
@@ -52,6 +50,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxRuns <= 0 {
 		c.MaxRuns = max(16, 4*runtime.GOMAXPROCS(0))
+	}
+	if c.InstanceRuns <= 0 {
+		c.InstanceRuns = c.MaxRuns
 	}
 	if c.MaxWarm <= 0 {
 		c.MaxWarm = 256 << 20
@@ -81,9 +82,21 @@ type Engine struct {
 	runtime *ort.Runtime
 	loaded  map[string]*instance
 	models  map[modelKey]*model // files that are loaded or being loaded
+	buffer  []byte              // kept for the next small file to be read into; nil while one is
+	trim    *time.Timer         // set while a trim is to come
+	trims   sync.WaitGroup      // the same, to wait for
 }
 
 var _ engine.Engine = (*Engine)(nil)
+
+// Prepare unpacks ONNX Runtime's library into the folder that Config.CacheDir will name, for engines in processes that may
+// only read there. A build without the library has nothing to unpack, which its first Load tells.
+func Prepare(cacheDir string) error {
+	if err := ort.Unpack(cacheDir); err != nil && !errors.Is(err, ort.ErrNotFetched) {
+		return err
+	}
+	return nil
+}
 
 // New makes an engine. ONNX Runtime itself is opened by the first Load.
 func New(config Config) *Engine {
@@ -182,7 +195,7 @@ func (e *Engine) claim(name string) (_ *instance, first bool, _ error) {
 	if in := e.loaded[name]; in != nil {
 		return in, false, nil
 	}
-	in := newInstance(e.ctx, name)
+	in := newInstance(e.ctx, name, e.config.InstanceRuns)
 	e.loaded[name] = in
 	return in, true, nil
 }
@@ -211,10 +224,13 @@ func (e *Engine) start(ctx context.Context, in *instance, load engine.Load) erro
 		return err
 	}
 	in.loaded.LoadTime = time.Since(began)
-	if !load.Warm {
-		return nil
+	if load.Warm {
+		if err := e.warm(ctx, in); err != nil {
+			return err
+		}
 	}
-	return e.warm(ctx, in)
+	in.loaded.Bytes = m.bytes()
+	return nil
 }
 
 // refuse makes the error for a file that cannot be loaded, without the path, which is nothing for callers.
@@ -330,6 +346,7 @@ func (e *Engine) infer(ctx context.Context, in *instance, req engine.Request) (*
 	err = r.run(ctx, req.Outputs)
 	compute := time.Since(began)
 	<-e.slots
+	<-in.slots
 	in.count(compute, err != nil)
 	if err != nil {
 		r.release()
@@ -338,16 +355,31 @@ func (e *Engine) infer(ctx context.Context, in *instance, req engine.Request) (*
 	return r.answer(queue, compute), nil
 }
 
-// enter waits for a free slot; the clock is read only when there is none at once.
+// enter waits for a free slot of the instance and then one of the engine, so that those of one model do not keep the engine's
+// from others.
 func (e *Engine) enter(ctx context.Context, in *instance) (time.Duration, error) {
+	own, err := e.wait(ctx, in, in.slots)
+	if err != nil {
+		return 0, err
+	}
+	all, err := e.wait(ctx, in, e.slots)
+	if err != nil {
+		<-in.slots
+		return 0, err
+	}
+	return own + all, nil
+}
+
+// wait takes a slot; the clock is read only when there is none at once.
+func (e *Engine) wait(ctx context.Context, in *instance, slots chan struct{}) (time.Duration, error) {
 	select {
-	case e.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return 0, nil
 	default:
 	}
 	arrived := time.Now()
 	select {
-	case e.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return time.Since(arrived), nil
 	case <-ctx.Done():
 		return 0, ended(ctx, in.name)
@@ -375,45 +407,6 @@ func (e *Engine) explain(ctx context.Context, in *instance, err error) error {
 		return api.Fail(api.CodeInferenceFailed, in.name, "%s", native.Message).Because(err)
 	}
 	return api.Fail(api.CodeInferenceFailed, in.name, "%w", err)
-}
-
-// Stats reports this process's memory and what is loaded.
-func (e *Engine) Stats(_ context.Context) (engine.Stats, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed() {
-		return engine.Stats{}, lost("")
-	}
-	stats := engine.Stats{PID: os.Getpid(), Runtime: "onnxruntime"}
-	if e.runtime != nil {
-		stats.Runtime += " " + e.runtime.Version()
-	}
-	for _, in := range e.loaded {
-		if in.isReady() {
-			stats.Instances = append(stats.Instances, in.stats())
-		}
-	}
-	slices.SortFunc(stats.Instances, func(a, b engine.InstanceStats) int { return strings.Compare(a.Instance, b.Instance) })
-	resident, err := residentBytes()
-	if err != nil {
-		return engine.Stats{}, fmt.Errorf("read this process's memory: %w", err)
-	}
-	stats.Resident = resident
-	return stats, nil
-}
-
-// residentBytes reads the second field of statm, which counts pages.
-func residentBytes() (int64, error) {
-	raw, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0, err
-	}
-	fields := bytes.Fields(raw)
-	if len(fields) < 2 {
-		return 0, errors.New("statm has fewer than two fields")
-	}
-	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
-	return pages * int64(os.Getpagesize()), err
 }
 
 // Close stops what runs, unloads everything and gives ONNX Runtime up. Answers that are not released yet stay readable.
@@ -446,5 +439,6 @@ func (e *Engine) Close() error {
 	if opened != nil {
 		opened.Close()
 	}
+	e.endTrim()
 	return err
 }

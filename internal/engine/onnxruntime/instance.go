@@ -17,13 +17,15 @@ type instance struct {
 	ctx    context.Context // ends when the runs under way shall stop
 	cancel context.CancelFunc
 	ready  chan struct{}
+	slots  chan struct{} // a run each
 
-	failed error // why Load failed; nil: loaded
-	loaded engine.Loaded
-	model  *model
-	letGo  func(*model)
-	inputs []input
-	byName map[string]int // index in inputs
+	failed  error // why Load failed; nil: loaded
+	loaded  engine.Loaded
+	model   *model
+	letGo   func(*model)
+	inputs  []input
+	byName  map[string]int // index in inputs
+	symbols []string       // names that several free dimensions of inputs share
 
 	mu      sync.Mutex // guards what follows, and the closing of idle
 	users   int
@@ -38,8 +40,8 @@ type instance struct {
 	compute            atomic.Int64 // nanoseconds
 }
 
-func newInstance(parent context.Context, name string) *instance {
-	in := &instance{name: name, ready: make(chan struct{}), idle: make(chan struct{}), runners: map[*runner]struct{}{}}
+func newInstance(parent context.Context, name string, runs int) *instance {
+	in := &instance{name: name, ready: make(chan struct{}), slots: make(chan struct{}, runs), idle: make(chan struct{}), runners: map[*runner]struct{}{}}
 	in.ctx, in.cancel = context.WithCancel(parent)
 	return in
 }
@@ -163,7 +165,7 @@ func (in *instance) stats() engine.InstanceStats {
 	users := in.users
 	in.mu.Unlock()
 	return engine.InstanceStats{Instance: in.name, InFlight: int64(users), Requests: in.requests.Load(),
-		Failures: in.failures.Load(), Compute: time.Duration(in.compute.Load())}
+		Failures: in.failures.Load(), Compute: time.Duration(in.compute.Load()), Bytes: in.model.bytes()}
 }
 
 // describe reads the session's signature and refuses what the protocols cannot carry.
@@ -181,6 +183,7 @@ func (in *instance) describe() error {
 	for _, info := range in.model.session.Initializers() {
 		in.inputs = append(in.inputs, newInput(info, true))
 	}
+	in.tie()
 	in.byName = make(map[string]int, len(in.inputs))
 	for i := range in.inputs {
 		in.byName[in.inputs[i].name] = i

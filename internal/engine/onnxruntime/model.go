@@ -2,7 +2,11 @@ package onnxruntime
 
 import (
 	"context"
+	"errors"
+	"io"
 	"os"
+	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,7 +23,8 @@ type model struct {
 	failed  error
 	session *ort.Session
 	runtime *ort.Runtime
-	users   int // guarded by Engine.mu
+	users   int          // guarded by Engine.mu
+	first   atomic.Int64 // bytes that the arena had taken when the model was loaded
 }
 
 // modelKey tells files apart. The path says what is in a file, as versions never change; the rest guards against a path
@@ -113,7 +118,7 @@ func (e *Engine) letGo(m *model) {
 	e.mu.Unlock()
 	if last && m.session != nil {
 		m.session.Close()
-		ort.TrimMemory() // else most of the model's memory would stay with the C allocator
+		e.trimSoon()
 	}
 }
 
@@ -125,7 +130,7 @@ func (e *Engine) read(ctx context.Context, m *model, load engine.Load) error {
 	}
 	both, stop := merge(ctx, e.ctx)
 	defer stop()
-	session, err := opened.LoadFile(both, load.Path, ort.SessionOptions{LogID: load.Instance})
+	session, err := e.session(both, opened, m.key, load.Instance)
 	switch {
 	case err != nil && e.closed():
 		return lost(load.Instance)
@@ -136,4 +141,60 @@ func (e *Engine) read(ctx context.Context, m *model, load engine.Load) error {
 	}
 	m.session, m.runtime = session, opened
 	return nil
+}
+
+const (
+	// smallFile is the most bytes of a model's file that are read into memory which is kept for the next one. The runtime
+	// would take fresh pages for that, and give them back.
+	smallFile = 4 << 20
+	// folderKey is ONNX Runtime's name for the folder in which a model that comes from memory finds its other files.
+	folderKey = "session.model_external_initializers_file_folder_path"
+)
+
+// session makes the session of a file.
+func (e *Engine) session(ctx context.Context, opened *ort.Runtime, key modelKey, instance string) (*ort.Session, error) {
+	options := ort.SessionOptions{LogID: instance}
+	if key.size == 0 || key.size > smallFile {
+		return opened.LoadFile(ctx, key.path, options)
+	}
+	buffer := e.takeBuffer()
+	defer e.giveBuffer(buffer)
+	n, err := readInto(buffer, key.path)
+	if err != nil || int64(n) != key.size {
+		return opened.LoadFile(ctx, key.path, options) // which says what is wrong with it
+	}
+	options.Config = map[string]string{folderKey: filepath.Dir(key.path)}
+	return opened.LoadBytes(ctx, buffer[:n], options)
+}
+
+// readInto reads a file that fits; one that does not gives as many bytes as there is room for.
+func readInto(buffer []byte, path string) (int, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	n, err := io.ReadFull(file, buffer)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return n, err
+}
+
+// takeBuffer gives the buffer for small files. Loads hardly ever overlap; one that does has its own.
+func (e *Engine) takeBuffer() []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	buffer := e.buffer
+	e.buffer = nil
+	if buffer == nil {
+		buffer = make([]byte, smallFile+1) // one more shows that a file has grown
+	}
+	return buffer
+}
+
+func (e *Engine) giveBuffer(buffer []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.buffer = buffer
 }

@@ -68,7 +68,8 @@ func TestInstancesOfAFileShareIt(t *testing.T) {
 	if more := grown("one file", func(int) string { return path(0) }); more > weights {
 		t.Errorf("instances of one file do not share it: %d MiB", more>>20)
 	}
-	if more := grown("copies", path); more < (count-2)*weights {
+	// The system may take some of their pages back meanwhile.
+	if more := grown("copies", path); more < (count/2)*weights {
 		t.Errorf("copies take %d MiB: the measure is none", more>>20)
 	}
 }
@@ -101,6 +102,97 @@ func TestAPathUsedAgain(t *testing.T) {
 	}
 	ask("0", 3, 2, 0.5)
 	ask("1", 5, 4, 0.5)
+}
+
+// TestDataBesideASmallFile loads models whose weights lie in a file of their own. A small model comes from memory, and must
+// find that file where one that comes from its path does: in its folder, and nowhere else.
+func TestDataBesideASmallFile(t *testing.T) {
+	e := open(t)
+	defer e.Close()
+	outer := t.TempDir()
+	folder, here := filepath.Join(outer, "model"), filepath.Join(outer, "here")
+	m := orttest.Linear(3, 2, false)
+	for _, path := range []string{filepath.Join(folder, "w.bin"), filepath.Join(outer, "secret.bin"), filepath.Join(here, "v.bin")} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, m.Graph.Initializers[0].Raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(here)
+	for _, c := range []struct {
+		name, file string
+		ok         bool
+	}{
+		{"beside", "w.bin", true},
+		{"in the folder of the process", "v.bin", false},
+		{"above", "../secret.bin", false},
+		{"absolute", filepath.Join(outer, "secret.bin"), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m.Graph.Initializers[0].File = c.file
+			write(t, filepath.Join(folder, "model.onnx"), m)
+			_, err := e.Load(t.Context(), engine.Load{Instance: c.name, Format: "onnx", Path: filepath.Join(folder, "model.onnx")})
+			if (err == nil) != c.ok {
+				t.Fatalf("load: %v", err)
+			}
+			if err != nil {
+				return
+			}
+			x := tensor.FromFloat32("x", []int64{1, 3}, []float32{1, 2, 3})
+			answer, err := e.Infer(t.Context(), engine.Request{Instance: c.name, Inputs: []tensor.Tensor{x}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answer.Release()
+			if y := answer.Outputs[0].Float32s(); len(y) != 2 || y[0] != 6.5 {
+				t.Errorf("%v", y)
+			}
+		})
+	}
+}
+
+// TestMemoryComesBack unloads many models and waits until what they took is the system's again.
+func TestMemoryComesBack(t *testing.T) {
+	const count, each = 200, 170 * 170 * 4 // bytes of weights: the C allocator keeps blocks of that size
+	e := open(t)
+	defer e.Close()
+	private := func() int64 {
+		stats, err := e.Stats(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stats.Private
+	}
+	path := filepath.Join(t.TempDir(), "m.onnx")
+	for i := range count + 1 { // the first brings the runtime into memory, and stays
+		if i > 0 {
+			path = filepath.Join(t.TempDir(), "m.onnx")
+		}
+		write(t, path, orttest.Layered(1, 170, 1))
+		if _, err := e.Load(t.Context(), engine.Load{Instance: fmt.Sprint(i), Format: "onnx", Path: path, Warm: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := private()
+	for i := range count {
+		if err := e.Unload(t.Context(), fmt.Sprint(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patience := time.After(10 * time.Second)
+	for look := time.NewTicker(20 * time.Millisecond); ; {
+		select {
+		case <-look.C:
+			if back := full - private(); back > count*each {
+				t.Logf("%d MiB of %d MiB came back", back>>20, full>>20)
+				return
+			}
+		case <-patience:
+			t.Fatalf("of %d MiB with the models %d MiB are left without them", full>>20, private()>>20)
+		}
+	}
 }
 
 // TestWalkOverSharedFiles loads, unloads and asks instances of few files from many goroutines, with loads that are given

@@ -23,7 +23,8 @@ type runner struct {
 	options  *ort.RunOptions // makes the run stoppable
 	fired    chan struct{}   // room for one: terminate has been called
 	inputs   []ort.Tensor
-	seen     []bool // by index in instance.inputs
+	seen     []bool  // by index in instance.inputs
+	bounds   []bound // by index in instance.symbols
 	result   ort.Result
 	outputs  []tensor.Tensor
 	onEnd    func() // terminate and release; kept, as making a method value allocates
@@ -43,7 +44,7 @@ func newRunner(in *instance) (*runner, error) {
 		options.Close()
 		return nil, err
 	}
-	r := &runner{instance: in, options: options, fired: make(chan struct{}, 1), seen: make([]bool, len(in.inputs))}
+	r := &runner{instance: in, options: options, fired: make(chan struct{}, 1), seen: make([]bool, len(in.inputs)), bounds: make([]bound, len(in.symbols))}
 	r.onEnd, r.free = r.terminate, r.release
 	return r, nil
 }

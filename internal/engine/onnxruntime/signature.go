@@ -16,10 +16,66 @@ type input struct {
 	ranked   bool
 	shape    []int64
 	optional bool
+
+	names   []string // of the free dimensions, as the model has them
+	symbols []int    // by dimension: the place in instance.symbols of a name that several dimensions have, or -1; nil: none has
 }
 
 func newInput(info ort.Info, optional bool) input {
-	return input{name: info.Name, typ: fromNative(info.Type), ranked: info.Ranked, shape: info.Shape, optional: optional}
+	return input{name: info.Name, typ: fromNative(info.Type), ranked: info.Ranked, shape: info.Shape, optional: optional, names: info.Symbols}
+}
+
+// tie finds the names that several free dimensions share: in one request all of a name must have one size.
+func (in *instance) tie() {
+	uses := map[string]int{}
+	for i := range in.inputs {
+		for _, name := range in.inputs[i].names {
+			if name != "" {
+				uses[name]++
+			}
+		}
+	}
+	places := map[string]int{}
+	for i := range in.inputs {
+		want := &in.inputs[i]
+		for at, name := range want.names {
+			if uses[name] < 2 || at >= len(want.shape) || want.shape[at] >= 0 {
+				continue
+			}
+			if want.symbols == nil {
+				want.symbols = slices.Repeat([]int{-1}, len(want.shape))
+			}
+			place, known := places[name]
+			if !known {
+				place = len(in.symbols)
+				places[name], in.symbols = place, append(in.symbols, name)
+			}
+			want.symbols[at] = place
+		}
+	}
+}
+
+// bound is the size of a shared name in the request at hand, and the input that gave it.
+type bound struct {
+	size int64
+	by   string
+}
+
+// bind holds an input's shared dimensions against those of the inputs before it.
+func (in *instance) bind(r *runner, want *input, t *tensor.Tensor) error {
+	for at, place := range want.symbols {
+		if place < 0 {
+			continue
+		}
+		switch b := &r.bounds[place]; {
+		case b.by == "":
+			*b = bound{t.Shape[at], t.Name}
+		case b.size != t.Shape[at]:
+			return api.Fail(api.CodeSignatureMismatch, in.name, "input %q has %d in dimension %d, which the model calls %q; input %q has %d there",
+				t.Name, t.Shape[at], at, in.symbols[place], b.by, b.size)
+		}
+	}
+	return nil
 }
 
 func toSpec(info ort.Info, typ tensor.Type) api.TensorSpec {
@@ -56,6 +112,7 @@ func fromNative(t ort.ElementType) tensor.Type {
 func (in *instance) accept(r *runner, given []tensor.Tensor) error {
 	seen := r.seen
 	clear(seen)
+	clear(r.bounds)
 	for i := range given {
 		t := &given[i]
 		at, ok := in.byName[t.Name]
@@ -67,6 +124,9 @@ func (in *instance) accept(r *runner, given []tensor.Tensor) error {
 		}
 		seen[at] = true
 		if err := in.inputs[at].check(in.name, t); err != nil {
+			return err
+		}
+		if err := in.bind(r, &in.inputs[at], t); err != nil {
 			return err
 		}
 		r.inputs = append(r.inputs, ort.Tensor{Name: t.Name, Type: toNative(t.Type), Shape: t.Shape, Data: t.Data})

@@ -2,6 +2,7 @@ package onnxruntime_test
 
 import (
 	"context"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,7 +121,7 @@ func TestErrorsNameTensorAndRule(t *testing.T) {
 		"datatype":             `"x" has datatype "INT64", the model takes FP32`,
 		"rank":                 `"x" has shape [3] of 1 dimensions, the model takes 2`,
 		"fixed dimension":      `"x" has 4 in dimension 1, the model takes 3`,
-		"too little data":      `"x": shape [2 3] of FP32 needs 24 bytes, got 12`,
+		"too little data":      `"x": shape [2 3] needs 6 elements of FP32, got 3`,
 		"unknown output":       `no output "nope"`,
 	}
 	for _, r := range models.Refused {
@@ -237,6 +238,70 @@ func TestWaitsForASlot(t *testing.T) {
 	for range 2 {
 		if err := <-ended; !api.Is(err, api.CodeCanceled) {
 			t.Errorf("Infer: %v", err)
+		}
+	}
+}
+
+// TestInstanceRuns: runs of one model wait for each other where they would only share a processor; another model's do not wait
+// for them.
+func TestInstanceRuns(t *testing.T) {
+	e := onnxruntime.New(onnxruntime.Config{CacheDir: t.TempDir(), IntraThreads: 1, MaxRuns: 3, InstanceRuns: 1})
+	defer e.Close()
+	for _, name := range []string{"a", "b"} {
+		path := filepath.Join(t.TempDir(), name)
+		write(t, path, orttest.Count())
+		if _, err := e.Load(t.Context(), engine.Load{Instance: name, Format: "onnx", Path: path}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func(ctx context.Context, name string, turns uint64) error {
+		n := tensor.Tensor{Name: "n", Type: tensor.Int64, Shape: []int64{}, Data: binary.LittleEndian.AppendUint64(nil, turns)}
+		answer, err := e.Infer(ctx, engine.Request{Instance: name, Inputs: []tensor.Tensor{n, tensor.FromFloat32("x", []int64{1}, []float32{0})}})
+		answer.Release()
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() { over <- count(ctx, "a", 1<<62) }()
+	shut := false
+	for until := time.Now().Add(20 * time.Second); !shut && time.Now().Before(until); <-time.After(time.Millisecond) { // the long run comes first once
+		late, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		shut = api.Is(count(late, "a", 1), api.CodeDeadline)
+		stop()
+	}
+	if !shut {
+		t.Error("a second run of a model does not wait for the first")
+	}
+	if err := count(t.Context(), "b", 1); err != nil {
+		t.Errorf("another model's: %v", err)
+	}
+	cancel()
+	if err := <-over; !api.Is(err, api.CodeCanceled) {
+		t.Error(err)
+	}
+}
+
+// TestSharedSymbols: dimensions that the model gives one name must have one size in a request, also where the runtime itself
+// would take less, as this sum does.
+func TestSharedSymbols(t *testing.T) {
+	e := open(t)
+	if _, err := load(t, e, orttest.Model{Graph: orttest.Graph{
+		Nodes:   []orttest.Node{{Op: "Add", Inputs: []string{"a", "b"}, Outputs: []string{"c"}}},
+		Inputs:  []orttest.Value{{Name: "a", Type: orttest.Float, Shape: []any{"batch", "", "n"}}, {Name: "b", Type: orttest.Float, Shape: []any{"batch", "", "m"}}},
+		Outputs: []orttest.Value{{Name: "c", Type: orttest.Float, Shape: []any{"batch", "", ""}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	of := func(name string, shape ...int64) tensor.Tensor {
+		count := shape[0] * shape[1] * shape[2]
+		return tensor.FromFloat32(name, shape, make([]float32, count))
+	}
+	for range 2 { // what one request bound is forgotten by the next
+		if _, err := infer(t, e, of("a", 2, 1, 3), of("b", 2, 4, 1)); err != nil {
+			t.Errorf("one size: %v", err)
+		}
+		_, err := infer(t, e, of("b", 1, 1, 1), of("a", 3, 1, 1))
+		if want := `input "a" has 3 in dimension 0, which the model calls "batch"; input "b" has 1 there`; !api.Is(err, api.CodeSignatureMismatch) || !strings.Contains(err.Error(), want) {
+			t.Errorf("two sizes: %v, want %q", err, want)
 		}
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/arena"
@@ -27,13 +29,27 @@ type link struct {
 	mu      sync.Mutex // guards the fields below
 	pending map[uint64]*call
 	broken  bool
+	idle    []*lane // that no request has; the last one used is the next
+	lanes   []*lane // all of them
+	looking bool    // the watch is on
+	quiet   int     // looks in a row that saw no new request in a lane
+
+	watch *time.Timer // kicks callers who wait in a lane for long
 }
 
 // call is one request that waits. Whoever takes it out of pending, and nobody else, sends on answer once.
 type call struct {
 	kind    hop.Kind
+	mark    uint64            // that its answer has to carry
 	answer  chan *hop.Message // nil: the worker is lost
 	givenUp bool              // guarded by link.mu: nobody waits any more; its answer will be dropped
+	lane    *lane             // where its answer comes; nil: by the shared socket
+
+	instance string        // that runs; empty for what is no run
+	started  time.Time     // set for runs with a limit
+	limit    time.Duration // how long the run may take although nobody waits
+	due      time.Time     // guarded by link.mu: when a run that nobody waits for should have ended
+	last     bool          // guarded by link.mu: it was overdue when the worker was seen to read, and due is its last chance
 
 	// offsets are where the request's tensors lie in shared memory, -1 for others. The call holds that memory from before
 	// the request is sent until its answer is there: see package arena. Empty when there is none, or none any more.
@@ -41,42 +57,52 @@ type call struct {
 }
 
 func newLink(e *Engine, conn net.Conn) *link {
-	l := &link{engine: e, conn: conn, pending: map[uint64]*call{}}
-	l.reader = hop.NewReader(conn, &e.pool, e.config.Limits)
-	l.writer = hop.NewWriter(conn, e.end)
+	l := &link{engine: e, pending: map[uint64]*call{}}
+	l.use(conn)
 	return l
 }
 
-// open sends a connection's first frame; with it go the descriptors of the shared memory. Only the first connection,
-// that of the small frames, has any.
-func (l *link) open(ctx context.Context, m *hop.Message) error {
-	memory := l.engine.config.Memory
-	conn, ok := l.conn.(*net.UnixConn)
-	if ok && memory != nil && len(l.engine.links) == 0 {
-		var err error
-		if l.loan, err = memory.Lend(); err != nil {
-			return err
-		}
-		m.Shares = l.loan.Bytes()
-	}
+// use makes conn the link's connection, before the first request.
+func (l *link) use(conn net.Conn) {
+	l.conn = conn
+	l.reader = hop.NewReader(conn, &l.engine.pool, l.engine.config.Limits)
+	l.writer = hop.NewWriter(conn, l.engine.end)
+}
+
+// open sends a connection's first frame. With that of the first connection, which is for the small frames, go descriptors:
+// of the sockets for answers, whose other ends it returns, and of the shared memory.
+func (l *link) open(ctx context.Context, m *hop.Message) (ours hop.Ways, err error) {
 	f := l.writer.Frame()
-	err := f.Encode(m, l.engine.config.Limits)
-	switch {
-	case err != nil:
-		l.writer.Drop(f)
-	case l.loan != nil:
-		err = hop.SendRights(conn, f, l.loan.Files())
-		l.writer.Drop(f)
-	default:
-		err = l.writer.Send(ctx, f, false)
+	conn, ok := l.conn.(*net.UnixConn)
+	if !ok || len(l.engine.links) > 0 {
+		if err := f.Encode(m, l.engine.config.Limits); err != nil {
+			l.writer.Drop(f)
+			return nil, err
+		}
+		return nil, l.writer.Send(ctx, f, false)
 	}
-	if l.loan != nil {
-		l.loan.Sent()
+	defer l.writer.Drop(f)
+	theirs, ours, err := hop.NewWays()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }() // the worker has its own then
+	files := slices.Clone(theirs)
+	if memory := l.engine.config.Memory; memory != nil {
+		if l.loan, err = memory.Lend(); err != nil {
+			return nil, errors.Join(err, ours.Close())
+		}
+		defer l.loan.Sent()
+		m.Shares = l.loan.Bytes()
+		files = append(files, l.loan.Files()...)
+	}
+	if err = f.Encode(m, l.engine.config.Limits); err == nil {
+		err = hop.SendRights(conn, f, files)
 	}
 	if err != nil {
-		l.takeBack()
+		return nil, errors.Join(err, ours.Close())
 	}
-	return err
+	return ours, nil
 }
 
 // takeBack ends the loan of a worker that was never told where anything lies.
@@ -139,26 +165,39 @@ func (l *link) ask(ctx context.Context, m *hop.Message, share bool) (*hop.Messag
 	if !ok {
 		c = &call{answer: make(chan *hop.Message, 1)}
 	}
-	c.kind, c.givenUp = m.Kind, false
+	c.kind, c.mark, c.givenUp, c.instance, c.last = m.Kind, m.Mark(), false, "", false
+	if m.Kind == hop.KindInfer {
+		c.instance, c.limit = m.Instance, m.Limit
+		if m.Limit > 0 {
+			c.started = time.Now()
+		}
+	}
 	if share {
 		l.share(c, m)
+	}
+	if err := l.begin(m, c); err != nil {
+		l.drop(c)
+		return nil, err
 	}
 	f := l.writer.Frame()
 	if err := f.Encode(m, l.engine.config.Limits); err != nil {
 		l.writer.Drop(f)
-		l.drop(c)
+		l.unsent(c, m.ID)
 		return nil, notSent(err)
-	}
-	if err := l.begin(m.ID, c); err != nil {
-		l.writer.Drop(f)
-		l.drop(c)
-		return nil, err
 	}
 	crowd := l.load.Add(1) > 1
 	defer l.load.Add(-1)
 	if err := l.writer.Send(ctx, f, crowd); err != nil && ctx.Err() != nil {
-		// Only a frame that was taken back is known not to have left.
-		return l.giveUp(ctx, c, m.ID, !errors.Is(err, ctx.Err()))
+		sent := !errors.Is(err, ctx.Err()) // only a frame that was taken back is known not to have left
+		if sent && c.lane != nil {
+			l.leave(c.lane)
+		}
+		return l.giveUp(ctx, c, m.ID, sent)
+	}
+	if c.lane != nil {
+		if reply := l.await(c); reply != nil {
+			return l.finish(ctx, c, reply)
+		}
 	}
 	// A broken connection ends the engine, which answers every call: there is one way out of here for all.
 	select {
@@ -169,7 +208,7 @@ func (l *link) ask(ctx context.Context, m *hop.Message, share bool) (*hop.Messag
 	}
 }
 
-func (l *link) begin(id uint64, c *call) error {
+func (l *link) begin(m *hop.Message, c *call) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -178,8 +217,39 @@ func (l *link) begin(id uint64, c *call) error {
 	case len(l.pending) >= l.engine.config.Requests:
 		return api.Fail(api.CodeQueueFull, "", "%d requests wait for the worker already", len(l.pending))
 	}
-	l.pending[id] = c
+	c.lane = l.take(m)
+	if m.Lane = 0; c.lane != nil {
+		m.Lane = c.lane.number
+	}
+	l.pending[m.ID] = c
 	return nil
+}
+
+// unsent forgets a call whose request did not leave.
+func (l *link) unsent(c *call, id uint64) {
+	l.mu.Lock()
+	_, waiting := l.pending[id]
+	if waiting {
+		delete(l.pending, id)
+		l.give(c.lane)
+	}
+	l.mu.Unlock()
+	if !waiting {
+		<-c.answer // the engine has ended, and said so
+	}
+	l.drop(c)
+}
+
+// busy counts the runs that were not answered.
+func (l *link) busy() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.pending {
+		if c.kind == hop.KindInfer {
+			n++
+		}
+	}
+	return n
 }
 
 // finish turns what arrived into the caller's result. A worker that is stopping refuses new requests and cancels what
@@ -208,8 +278,16 @@ func (l *link) giveUp(ctx context.Context, c *call, id uint64, sent bool) (*hop.
 	switch {
 	case waiting && sent:
 		c.givenUp = true // the call is the reader's now
+		c.due = time.Now().Add(l.engine.config.RunGrace)
+		if late := c.started.Add(c.limit + l.engine.config.RunGrace); c.limit > 0 && late.After(c.due) {
+			c.due = late
+		}
+		if c.instance != "" {
+			l.engine.watch.by(c.due)
+		}
 	case waiting:
 		delete(l.pending, id)
+		l.give(c.lane)
 	}
 	l.mu.Unlock()
 	if !waiting {
@@ -242,28 +320,40 @@ func (l *link) read() {
 }
 
 func (l *link) deliver(m *hop.Message) error {
+	c, err := l.arrived(m, nil)
+	if c != nil {
+		c.answer <- m
+	}
+	return err
+}
+
+// arrived takes a message's call out of those that wait, unless nobody waits for it any more. from is the lane that it came
+// by; nil is the shared socket.
+func (l *link) arrived(m *hop.Message, from *lane) (*call, error) {
 	l.mu.Lock()
 	c, known := l.pending[m.ID]
-	fits := known && (m.Kind == hop.KindFailure || m.Kind == c.kind.Result())
+	fits := known && c.lane == from && m.Check == c.mark && (m.Kind == hop.KindFailure || m.Kind == c.kind.Result())
 	givenUp := fits && c.givenUp
 	if fits {
 		delete(l.pending, m.ID)
+		l.give(c.lane)
 	}
 	l.mu.Unlock()
 	switch {
 	case !known:
+		err := fmt.Errorf("%w: id %d", hop.ErrUnknownID, m.ID)
 		m.Release()
-		return fmt.Errorf("%w: id %d", hop.ErrUnknownID, m.ID)
+		return nil, err
 	case !fits:
+		err := fmt.Errorf("%w: kind %d with the mark %x answers id %d of kind %d and mark %x", hop.ErrOrder, m.Kind, m.Check, m.ID, c.kind, c.mark)
 		m.Release()
-		return fmt.Errorf("%w: kind %d answers id %d of kind %d", hop.ErrOrder, m.Kind, m.ID, c.kind)
+		return nil, err
 	case givenUp:
 		m.Release()
 		l.drop(c)
-	default:
-		c.answer <- m
+		return nil, nil
 	}
-	return nil
+	return c, nil
 }
 
 // shut ends the connection and answers every call that waits on it. What the worker may still read stays held until it
@@ -274,6 +364,9 @@ func (l *link) shut(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.broken = true
+	if l.watch != nil {
+		l.watch.Stop()
+	}
 	var held []int64
 	for id, c := range l.pending {
 		delete(l.pending, id)

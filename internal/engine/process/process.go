@@ -23,6 +23,10 @@ type Config struct {
 	Requests    int        // requests in flight per connection, those given up included; default 4096
 	Limits      hop.Limits // of one frame
 
+	// RunGrace is how long a run that was told to end may go on: beyond it the worker counts as lost, with a StuckError,
+	// since a run that does not end holds a processor and its callers' memory for ever. Default 5 s.
+	RunGrace time.Duration
+
 	// Memory, when set, is lent to the worker: tensors that lie in it are not sent.
 	Memory *arena.Arena
 }
@@ -33,6 +37,9 @@ func (c Config) orDefault() Config {
 	}
 	if c.Requests <= 0 {
 		c.Requests = 4096
+	}
+	if c.RunGrace <= 0 {
+		c.RunGrace = 5 * time.Second
 	}
 	return c
 }
@@ -50,6 +57,7 @@ type Engine struct {
 	done    chan struct{}
 	reason  atomic.Pointer[error] // why it is done
 	readers sync.WaitGroup
+	watch   watch // for runs that do not end
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -58,6 +66,7 @@ var _ engine.Engine = (*Engine)(nil)
 // dialling only.
 func Dial(ctx context.Context, address, token string, config Config) (*Engine, error) {
 	e := &Engine{config: config.orDefault(), done: make(chan struct{})}
+	e.watch.engine = e
 	for range e.config.Connections {
 		if err := e.connect(ctx, address, token); err != nil {
 			e.end(hop.ErrClosed)
@@ -76,17 +85,11 @@ func (e *Engine) connect(ctx context.Context, address, token string) error {
 	if err != nil {
 		return err
 	}
-	// A worker that accepts and stays silent must not hold the dialler: closing is what ends the exchange.
-	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	l, pid, err := e.hello(ctx, conn, token)
-	if !unhook() && err == nil {
-		err = ctx.Err()
-	}
+	l := newLink(e, conn)
+	pid, err := l.hello(ctx, token)
 	if err != nil {
-		if l != nil {
-			l.takeBack()
-		}
-		_ = conn.Close()
+		l.takeBack()
+		_ = l.conn.Close()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -97,26 +100,40 @@ func (e *Engine) connect(ctx context.Context, address, token string) error {
 	return nil
 }
 
-func (e *Engine) hello(ctx context.Context, conn net.Conn, token string) (*link, int, error) {
-	l := newLink(e, conn)
-	m := hop.Message{Kind: hop.KindHello, ID: e.next.Add(1), Token: token}
-	if err := l.open(ctx, &m); err != nil {
-		return nil, 0, err
-	}
-	reply, err := l.reader.Next()
+// hello opens the connection and waits for the worker's answer.
+func (l *link) hello(ctx context.Context, token string) (pid int, err error) {
+	m := hop.Message{Kind: hop.KindHello, ID: l.engine.next.Add(1), Token: token}
+	ways, err := l.open(ctx, &m)
 	if err != nil {
-		l.takeBack()
-		return nil, 0, fmt.Errorf("read the answer to hello: %w", err)
+		return 0, err
+	}
+	defer func() { _ = ways.Close() }()
+	// A worker that accepts and stays silent must not hold the dialler: closing is what ends the exchange.
+	unhook := context.AfterFunc(ctx, func() { _ = l.conn.Close() })
+	reply, err := l.reader.Next()
+	if !unhook() && err == nil {
+		reply.Release()
+		return 0, ctx.Err()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the answer to hello: %w", err)
 	}
 	defer reply.Release()
-	if reply.Kind != hop.KindHello.Result() || reply.ID != m.ID || reply.Shared && l.loan == nil {
-		l.takeBack()
-		return nil, 0, fmt.Errorf("%w: hello answered by kind %d", hop.ErrOrder, reply.Kind)
+	if reply.Kind != hop.KindHello.Result() || reply.ID != m.ID || reply.Check != m.Mark() || reply.Shared && l.loan == nil || reply.Split && ways == nil {
+		return 0, fmt.Errorf("%w: hello answered by kind %d", hop.ErrOrder, reply.Kind)
 	}
 	if !reply.Shared {
 		l.takeBack() // it does without
 	}
-	return l, int(reply.PID), nil
+	if reply.Split {
+		pair, err := hop.Caller(l.conn.(*net.UnixConn), ways)
+		if err != nil {
+			return 0, err
+		}
+		l.use(pair)
+		l.openLanes(pair.Lanes)
+	}
+	return int(reply.PID), nil
 }
 
 // PID is the worker's process, as it told.
@@ -137,6 +154,7 @@ func (e *Engine) Err() error {
 func (e *Engine) Close() error {
 	e.end(hop.ErrClosed)
 	e.readers.Wait()
+	e.watch.looks.Wait()
 	return nil
 }
 
@@ -145,6 +163,7 @@ func (e *Engine) end(err error) {
 	e.once.Do(func() {
 		e.reason.Store(&err)
 		close(e.done)
+		e.watch.stop()
 		for _, l := range e.links {
 			l.shut(err)
 		}
@@ -155,6 +174,9 @@ func (e *Engine) end(err error) {
 func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, error) {
 	m := hop.Message{Kind: hop.KindLoad, Load: hop.Load{Instance: load.Instance, Format: load.Format, Path: load.Path,
 		Warm: load.Warm, Options: load.Options.Text()}}
+	if load.Known != nil {
+		m.Load.Batched, m.Load.Batch = true, *load.Known
+	}
 	for _, member := range load.Members {
 		m.Load.Members = append(m.Load.Members, hop.Member{Digest: string(member.Digest), Path: member.Path})
 	}
@@ -163,7 +185,8 @@ func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, err
 		return engine.Loaded{}, err
 	}
 	defer reply.Release()
-	loaded := engine.Loaded{Signature: reply.Loaded.Signature, LoadTime: reply.Loaded.LoadTime, WarmTime: reply.Loaded.WarmTime}
+	loaded := engine.Loaded{Signature: reply.Loaded.Signature, LoadTime: reply.Loaded.LoadTime, WarmTime: reply.Loaded.WarmTime,
+		Bytes: reply.Loaded.Bytes}
 	if reply.Loaded.Batched {
 		plan := reply.Loaded.Batch
 		loaded.Batch = &plan
@@ -182,7 +205,7 @@ func (e *Engine) Unload(ctx context.Context, instance string) error {
 // copy, or stay where they are when the worker sees that memory too.
 func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer, error) {
 	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindInfer, Instance: req.Instance, Outputs: req.Outputs,
-		Tensors: req.Inputs, Priority: int64(req.Priority)})
+		Tensors: req.Inputs, Priority: int64(req.Priority), Expect: req.Expect, Limit: req.Limit})
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +215,14 @@ func (e *Engine) Infer(ctx context.Context, req engine.Request) (*engine.Answer,
 	return answer, nil
 }
 
+// Busy is how many runs the worker has not answered, also those whose callers gave up.
+func (e *Engine) Busy() (n int) {
+	for _, l := range e.links {
+		n += l.busy()
+	}
+	return n
+}
+
 // Stats reports memory and what is loaded.
 func (e *Engine) Stats(ctx context.Context) (engine.Stats, error) {
 	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindStats})
@@ -199,7 +230,7 @@ func (e *Engine) Stats(ctx context.Context) (engine.Stats, error) {
 		return engine.Stats{}, err
 	}
 	defer reply.Release()
-	s := engine.Stats{PID: int(reply.Stats.PID), Runtime: reply.Stats.Runtime, Resident: reply.Stats.Resident}
+	s := engine.Stats{PID: int(reply.Stats.PID), Runtime: reply.Stats.Runtime, Resident: reply.Stats.Resident, Private: reply.Stats.Private}
 	for _, in := range reply.Stats.Instances {
 		s.Instances = append(s.Instances, engine.InstanceStats(in))
 	}

@@ -3,6 +3,7 @@ package process_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -24,11 +25,12 @@ import (
 const token = "a shared secret"
 
 // mirror answers every request with its own inputs, without a copy. Some instances behave: "hang" waits for its
-// context, "panic" panics, "torn" answers a tensor without its bytes.
+// context, "deaf" for the test whatever its context says, "panic" panics, "torn" answers a tensor without its bytes.
 type mirror struct {
 	done    chan struct{}
 	entered chan string // told when a request to "hang" runs; nil is not told
 	left    chan error  // told how the hang ended
+	deaf    chan struct{}
 }
 
 func newMirror() *mirror {
@@ -54,6 +56,9 @@ func (m *mirror) Infer(ctx context.Context, req engine.Request) (*engine.Answer,
 		return engine.NewAnswer([]tensor.Tensor{{Name: "t", Type: tensor.FP32, Shape: []int64{4}}}, nil), nil
 	case "plain":
 		return nil, errors.New("secret detail")
+	case "deaf":
+		m.entered <- req.Instance
+		<-m.deaf
 	case "hang":
 		m.entered <- req.Instance
 		<-ctx.Done()
@@ -240,6 +245,40 @@ func TestCancelReachesTheWorker(t *testing.T) {
 	}
 }
 
+// TestBusyCountsRunsGivenUp: a worker goes on for a while with what nobody waits for any more.
+func TestBusyCountsRunsGivenUp(t *testing.T) {
+	m := newMirror()
+	m.deaf = make(chan struct{})
+	address, _ := serve(t, m, worker.Config{})
+	e := dial(t, address, process.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, 1)
+	go func() {
+		_, err := e.Infer(ctx, engine.Request{Instance: "deaf"})
+		got <- err
+	}()
+	<-m.entered
+	if n := engine.Busy(e); n != 1 {
+		t.Errorf("%d runs while one waits", n)
+	}
+	cancel()
+	if err := <-got; !api.Is(err, api.CodeCanceled) {
+		t.Fatal(err)
+	}
+	if n := engine.Busy(e); n != 1 {
+		t.Errorf("%d runs after its caller left", n)
+	}
+	close(m.deaf)
+	for engine.Busy(e) > 0 {
+		if err := e.Ping(t.Context()); err != nil { // what comes after it in the stream says that it was answered
+			t.Fatal(err)
+		}
+	}
+	if n := engine.Busy(m); n != 0 {
+		t.Errorf("an engine that cannot tell has %d", n)
+	}
+}
+
 func TestLostWorkerEndsEveryRequestOnce(t *testing.T) {
 	m := newMirror()
 	address, stop := serve(t, m, worker.Config{Drain: time.Millisecond})
@@ -305,24 +344,42 @@ func TestBadWorkers(t *testing.T) {
 		}
 		return f.Bytes()
 	}
-	answer := func(id uint64) []byte {
-		return encode(hop.Message{Kind: hop.KindInfer.Result(), ID: id, Tensors: []tensor.Tensor{raw("y", []byte{1, 2, 3})}})
+	of := func(m *hop.Message, instance string) []byte {
+		asked := *m
+		asked.Instance = instance
+		reply := hop.Message{Kind: hop.KindInfer.Result(), Tensors: []tensor.Tensor{raw("y", []byte{1, 2, 3})}}
+		reply.Answers(&asked)
+		return encode(reply)
 	}
-	huge := answer(1)
+	answer := func(m *hop.Message) []byte { return of(m, m.Instance) }
+	other := func(m *hop.Message, id uint64) []byte { // whole, but for its id
+		b := answer(m)
+		binary.LittleEndian.PutUint64(b[16:], id)
+		return b
+	}
+	huge := answer(&hop.Message{ID: 1})
 	huge[12] = 0xff // payload length in the petabytes
 	for _, c := range []struct {
 		name  string
-		reply func(id uint64) []byte
+		reply func(m *hop.Message) []byte
 		want  error
 		okay  bool // the request itself may have been answered first
 	}{
-		{"wrong id", func(id uint64) []byte { return answer(id + 100) }, hop.ErrUnknownID, false},
-		{"duplicate answer", func(id uint64) []byte { return append(answer(id), answer(id)...) }, hop.ErrUnknownID, true},
-		{"wrong kind", func(id uint64) []byte { return encode(hop.Message{Kind: hop.KindPing.Result(), ID: id}) }, hop.ErrOrder, false},
-		{"oversize", func(uint64) []byte { return huge }, hop.ErrOversize, false},
-		{"truncated", func(id uint64) []byte { b := answer(id); return b[:len(b)-1] }, hop.ErrTruncated, false},
-		{"no frame", func(uint64) []byte { return bytes.Repeat([]byte("x"), 64) }, hop.ErrMagic, false},
-		{"hangs up", func(uint64) []byte { return nil }, nil, false},
+		{"wrong id", func(m *hop.Message) []byte { return other(m, m.ID+100) }, hop.ErrUnknownID, false},
+		{"the answer of another instance", func(m *hop.Message) []byte { return of(m, "b") }, hop.ErrOrder, false},
+		{"the mark of another id", func(m *hop.Message) []byte {
+			b := of(&hop.Message{Kind: hop.KindInfer, ID: m.ID + 1}, m.Instance)
+			binary.LittleEndian.PutUint64(b[16:], m.ID)
+			return b
+		}, hop.ErrOrder, false},
+		{"duplicate answer", func(m *hop.Message) []byte { return append(answer(m), answer(m)...) }, hop.ErrUnknownID, true},
+		{"wrong kind", func(m *hop.Message) []byte {
+			return encode(hop.Message{Kind: hop.KindPing.Result(), ID: m.ID, Check: m.Mark()})
+		}, hop.ErrOrder, false},
+		{"oversize", func(*hop.Message) []byte { return huge }, hop.ErrOversize, false},
+		{"truncated", func(m *hop.Message) []byte { b := answer(m); return b[:len(b)-1] }, hop.ErrTruncated, false},
+		{"no frame", func(*hop.Message) []byte { return bytes.Repeat([]byte("x"), 64) }, hop.ErrMagic, false},
+		{"hangs up", func(*hop.Message) []byte { return nil }, nil, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			address := filepath.Join(t.TempDir(), "w.sock")
@@ -342,12 +399,12 @@ func TestBadWorkers(t *testing.T) {
 				if err != nil {
 					return
 				}
-				_, _ = conn.Write(encode(hop.Message{Kind: hop.KindHello.Result(), ID: hello.ID}))
+				_, _ = conn.Write(encode(hop.Message{Kind: hop.KindHello.Result(), ID: hello.ID, Check: hello.Mark()}))
 				m, err := r.Next()
 				if err != nil {
 					return
 				}
-				_, _ = conn.Write(c.reply(m.ID))
+				_, _ = conn.Write(c.reply(m))
 			}()
 			e := dial(t, address, process.Config{Connections: 1})
 			_, err = e.Infer(t.Context(), engine.Request{Instance: "a"})
@@ -357,6 +414,9 @@ func TestBadWorkers(t *testing.T) {
 			<-e.Done()
 			if c.want != nil && !errors.Is(e.Err(), c.want) {
 				t.Fatalf("reason %v, want %v", e.Err(), c.want)
+			}
+			if lives := c.want != nil && !errors.Is(c.want, hop.ErrTruncated); lives != (e.Fault() != nil) {
+				t.Errorf("fault %v", e.Fault())
 			}
 		})
 	}
@@ -400,7 +460,7 @@ func TestManyClients(t *testing.T) {
 	}
 	clients.Wait()
 	if err := e.Ping(t.Context()); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v: %v", err, e.Err())
 	}
 }
 

@@ -21,6 +21,10 @@ type Server interface {
 	// the next request (its strings may be kept, as any). The answer is released when it was written.
 	Infer(ctx context.Context, call *serve.Call) (*serve.Answer, error)
 
+	// Overdue refuses a call of which only Principal, Endpoint, RequestID, Protocol and Start are known, if it would be
+	// refused however its body reads: then nobody reads it. It leaves an exchange when it refuses.
+	Overdue(call *serve.Call) error
+
 	// Describe tells what serves under an endpoint's name; version may be empty.
 	Describe(p *api.Principal, endpoint api.EndpointName, version string) (serve.View, error)
 
@@ -37,6 +41,12 @@ type Options struct {
 	Repository Repository // the model_repository extension; nil for none, like those below
 	Statistics Statistics
 	Settings   Settings
+	Audit      Audit // nil: nothing is recorded
+}
+
+// Audit keeps the record of who changed what. Without its record a change is not made.
+type Audit interface {
+	Record(ctx context.Context, r api.AuditRecord, do func() (after string, err error)) error
 }
 
 // protocol is the attached protocol. Both doors share it.

@@ -17,7 +17,7 @@ const (
 
 // labels are the values that come as HTTP headers or gRPC metadata. Each may be given once.
 type labels struct {
-	unit, variant, traceparent, cacheControl []string
+	unit, variant, traceparent, cacheControl, band []string
 }
 
 // put checks the labels and writes them into a call.
@@ -41,6 +41,13 @@ func (l labels) put(call *serve.Call) error {
 		if err := api.CheckName("variant", call.Variant); err != nil {
 			return err
 		}
+	}
+	band, err := single("Penstock-Band", l.band)
+	if err != nil {
+		return err
+	}
+	if call.Band = api.Band(band); !call.Band.Valid() {
+		return api.Fail(api.CodeBadRequest, "", "Penstock-Band must be one of critical, standard and batch")
 	}
 	call.Cache = cacheUse(l.cacheControl)
 	if len(l.traceparent) == 1 {

@@ -18,15 +18,25 @@ type controls struct {
 	repository Repository
 	statistics Statistics
 	settings   Settings
+	audit      Audit
 	tracing    tracing
 }
 
 func newControls(o Options) *controls {
-	c := &controls{repository: o.Repository, statistics: o.Statistics, settings: o.Settings}
+	c := &controls{repository: o.Repository, statistics: o.Statistics, settings: o.Settings, audit: o.Audit}
 	if c.settings != nil {
 		c.tracing.begin(c.settings)
 	}
 	return c
+}
+
+// recorded makes a change between its two records.
+func (c *controls) recorded(ctx context.Context, who *api.Principal, action, subject string, do func() (after string, err error)) error {
+	if c.audit == nil {
+		_, err := do()
+		return err
+	}
+	return c.audit.Record(ctx, api.AuditRecord{Tenant: who.Tenant, Actor: who.Name, Key: who.Key, Door: "inference", Action: action, Subject: subject}, do)
 }
 
 // advertise adds the names of the extensions that are there.

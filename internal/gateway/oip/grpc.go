@@ -7,10 +7,10 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/gateway/rpc"
 	"github.com/penstock/penstock/internal/serve"
 	wire "github.com/penstock/penstock/internal/wire/oip"
 )
@@ -23,7 +23,7 @@ type service struct {
 
 // register puts the service on a gRPC server, with a way of its own for ModelInfer: the generated one would copy every
 // tensor into messages first.
-func register(server *grpc.Server, p *protocol) {
+func register(server grpc.ServiceRegistrar, p *protocol) {
 	own := wire.GRPCInferenceService_ServiceDesc
 	own.Methods = append([]grpc.MethodDesc(nil), own.Methods...)
 	for i := range own.Methods {
@@ -121,24 +121,22 @@ func modelInfer(srv any, ctx context.Context, decode func(any) error, intercepto
 // the reply is encoded here because the answer's memory is the engine's and goes back when this returns.
 func (p *protocol) inferGRPC(ctx context.Context, s *scratch, start time.Time) (any, error) {
 	id := ulid.Make().String()
+	rpc.SetHeader(ctx, "penstock-request-id", id)
 	size := int64(len(s.request.Message().Bytes()))
 	if err := p.gateway.Hold(size); err != nil {
-		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+		return nil, err
 	}
 	defer p.gateway.Free(size)
 	s.call.Principal, s.call.RequestID, s.call.Start = gateway.PrincipalOf(ctx), id, start
 	answer, out, err := p.callGRPC(ctx, s)
 	if err != nil {
-		return nil, sendHeader(ctx, err, "penstock-request-id", id)
+		return nil, err
 	}
 	defer answer.Release()
 	if status := cacheStatus(answer.Recall); status != nil {
-		err = sendHeader(ctx, nil, "cache-status", status[0])
+		rpc.SetHeader(ctx, "cache-status", status[0])
 	}
-	err = sendHeader(ctx, err, "penstock-request-id", id, "penstock-variant", string(answer.Variant), "penstock-version", out.Version)
-	if err != nil {
-		return nil, err
-	}
+	rpc.SetHeader(ctx, "penstock-variant", string(answer.Variant), "penstock-version", out.Version)
 	return out.Reply(), nil
 }
 
@@ -155,10 +153,11 @@ func (p *protocol) callGRPC(ctx context.Context, s *scratch) (*serve.Answer, wir
 	}
 	call.Endpoint, call.Version, call.Protocol = api.EndpointName(request.Model), request.Version, "oip-grpc"
 	call.Inputs, call.Outputs = request.Inputs, request.Wanted()
-	l := labels{unit: metadata.ValueFromIncomingContext(ctx, "penstock-unit"),
-		variant:      metadata.ValueFromIncomingContext(ctx, "penstock-variant"),
-		traceparent:  metadata.ValueFromIncomingContext(ctx, "traceparent"),
-		cacheControl: metadata.ValueFromIncomingContext(ctx, "cache-control")}
+	l := labels{unit: rpc.Values(ctx, "penstock-unit"),
+		variant:      rpc.Values(ctx, "penstock-variant"),
+		traceparent:  rpc.Values(ctx, "traceparent"),
+		cacheControl: rpc.Values(ctx, "cache-control"),
+		band:         rpc.Values(ctx, "penstock-band")}
 	if err := l.put(call); err != nil {
 		return nil, none, err
 	}
@@ -179,12 +178,4 @@ func (p *protocol) callGRPC(ctx context.Context, s *scratch) (*serve.Answer, wir
 	}
 	version := strconv.FormatInt(int64(answer.Version), 10)
 	return answer, wire.Response{Model: request.Model, Version: version, ID: request.ID, Outputs: outputs}, nil
-}
-
-// sendHeader sets the answer's metadata. It gives err back, or its own when there is none.
-func sendHeader(ctx context.Context, err error, pairs ...string) error {
-	if own := grpc.SetHeader(ctx, metadata.Pairs(pairs...)); err == nil {
-		return own
-	}
-	return err
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
@@ -248,5 +249,51 @@ func TestGRPCHealthAndReflection(t *testing.T) {
 		if status.Code(err) != want || want == codes.OK && !strings.Contains(r.String(), "inference.GRPCInferenceService") {
 			t.Errorf("reflection with key %q: %v %v", k, r, err)
 		}
+	}
+}
+
+// TestGRPCRetryAfter: a refusal says when to come again in its trailer and in its details, and other errors do not.
+func TestGRPCRetryAfter(t *testing.T) {
+	b := start(t, nil)
+	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key"))
+	for _, c := range []struct {
+		err             error
+		seconds, millis string
+		delay           time.Duration
+	}{
+		{&api.Error{Code: api.CodeQueueFull, Message: "full", RetryAfter: 2500 * time.Millisecond}, "3", "2500", 2500 * time.Millisecond},
+		{&api.Error{Code: api.CodeOverShare, Message: "much", RetryAfter: 100100 * time.Microsecond}, "1", "101", 100100 * time.Microsecond},
+		{api.Fail(api.CodeNotReady, "", "nothing"), "1", "1000", time.Second},
+		{api.Fail(api.CodeSignatureMismatch, "", "unknown input"), "", "", 0},
+		{api.Fail(api.CodeForbidden, "", "needs scope variant"), "", "", 0},
+	} {
+		b.walk.fail = c.err
+		var trailer metadata.MD
+		_, err := client.ModelInfer(t.Context(), inferRequest("echo"), grpc.Trailer(&trailer))
+		var delay time.Duration
+		for _, d := range status.Convert(err).Details() {
+			if info, ok := d.(*errdetails.RetryInfo); ok {
+				delay = info.GetRetryDelay().AsDuration()
+			}
+		}
+		seconds, millis := strings.Join(trailer.Get("retry-after"), ","), strings.Join(trailer.Get("grpc-retry-pushback-ms"), ",")
+		if err == nil || delay != c.delay || seconds != c.seconds || millis != c.millis {
+			t.Errorf("%v: details %v, retry-after %q, pushback %q: %v", c.err, delay, seconds, millis, err)
+		}
+	}
+}
+
+// TestGRPCClientKeepsToRetryAfter has grpc-go try again by itself: its own pause is a minute, the refusal's a moment.
+func TestGRPCClientKeepsToRetryAfter(t *testing.T) {
+	b := start(t, nil)
+	client := wire.NewGRPCInferenceServiceClient(b.dial(t, "acme-key", grpc.WithDefaultServiceConfig(`{"methodConfig":[{"name":[{}],
+		"retryPolicy":{"maxAttempts":3,"initialBackoff":"60s","maxBackoff":"60s","backoffMultiplier":1,"retryableStatusCodes":["UNAVAILABLE"]}}]}`)))
+	const pause = 150 * time.Millisecond
+	b.walk.fail, b.walk.once = &api.Error{Code: api.CodeQueueFull, Message: "full", RetryAfter: pause}, true
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	begin := time.Now()
+	if _, err := client.ModelInfer(ctx, inferRequest("echo")); err != nil || time.Since(begin) < pause || b.walk.fail != nil {
+		t.Errorf("after %v: %v", time.Since(begin), err)
 	}
 }

@@ -166,6 +166,10 @@ func (p *protocol) infer(w http.ResponseWriter, r *http.Request, t target, id st
 	start := time.Now()
 	s := p.take()
 	defer p.give(s)
+	s.call.Principal, s.call.Endpoint, s.call.RequestID, s.call.Protocol, s.call.Start = principal, api.EndpointName(t.endpoint), id, "oip-http", start
+	if err := p.server.Overdue(&s.call); err != nil {
+		return err
+	}
 	body, err := p.read(w, r, s, t, principal)
 	defer body.Release()
 	if err != nil {
@@ -192,7 +196,7 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 	call.RequestID, call.Protocol, call.Start = id, "oip-http", start
 	call.Inputs, call.Outputs = s.request.Inputs, s.request.Wanted()
 	l := labels{unit: r.Header["Penstock-Unit"], variant: r.Header["Penstock-Variant"], traceparent: r.Header["Traceparent"],
-		cacheControl: r.Header["Cache-Control"]}
+		cacheControl: r.Header["Cache-Control"], band: r.Header["Penstock-Band"]}
 	if err := l.put(call); err != nil {
 		return nil, none, err
 	}
@@ -248,9 +252,18 @@ func (p *protocol) read(w http.ResponseWriter, r *http.Request, s *scratch, t ta
 		return body, named(err, t.endpoint, t.version)
 	}
 	if len(view.Signature.Inputs) != 1 {
-		return body, api.Fail(api.CodeBadRequest, "", "a raw body needs a model with one input; this one has %d", len(view.Signature.Inputs))
+		return body, api.Fail(api.CodeBadRequest, "", "a raw body needs a model with one input; this one takes %d: %q", len(view.Signature.Inputs), inputNames(view.Signature.Inputs))
 	}
 	return body, s.request.DecodeRaw(body.Data, view.Signature.Inputs[0])
+}
+
+// inputNames lists inputs for an error, the first few of many.
+func inputNames(inputs []api.TensorSpec) (names []string) {
+	const told = 16
+	for _, in := range inputs[:min(told, len(inputs))] {
+		names = append(names, in.Name)
+	}
+	return names
 }
 
 // headerLength reads Inference-Header-Content-Length: digits, once.

@@ -30,6 +30,7 @@ type walk struct {
 	last    serve.Call
 	dead    bool // whether the last call's context had a deadline
 	fail    error
+	once    bool // fail once
 	output  func(*serve.Call) []tensor.Tensor
 	ready   bool
 	quiet   bool        // remember nothing
@@ -63,8 +64,11 @@ func (f *walk) Infer(ctx context.Context, call *serve.Call) (*serve.Answer, erro
 	if _, err := f.Describe(call.Principal, call.Endpoint, call.Version); err != nil {
 		return nil, err
 	}
-	if f.fail != nil {
-		return nil, f.fail
+	if err := f.fail; err != nil {
+		if f.once {
+			f.fail = nil
+		}
+		return nil, err
 	}
 	f.last = *call
 	_, f.dead = ctx.Deadline()
@@ -79,6 +83,9 @@ func (f *walk) Infer(ctx context.Context, call *serve.Call) (*serve.Answer, erro
 	}
 	return &serve.Answer{Outputs: outputs, Model: "digits", Version: 3, Variant: "main"}, nil
 }
+
+// Overdue refuses nothing.
+func (f *walk) Overdue(*serve.Call) error { return nil }
 
 func (f *walk) Describe(p *api.Principal, endpoint api.EndpointName, version string) (serve.View, error) {
 	if p == nil {
@@ -185,9 +192,9 @@ func (k key) GetRequestMetadata(context.Context, ...string) (map[string]string, 
 
 func (key) RequireTransportSecurity() bool { return false }
 
-func (b *bench) dial(tb testing.TB, k key) *grpc.ClientConn {
+func (b *bench) dial(tb testing.TB, k key, options ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
-	c, err := grpc.NewClient(b.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(k))
+	c, err := grpc.NewClient(b.grpc, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(k))...)
 	if err != nil {
 		tb.Fatal(err)
 	}

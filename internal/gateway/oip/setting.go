@@ -97,7 +97,12 @@ func (c *controls) logging(ctx context.Context, who *api.Principal, change *logS
 		if err != nil {
 			return logSettings{}, err
 		}
-		c.settings.SetLogLevel(level)
+		if err := c.recorded(ctx, who, "setLogLevel", "", func() (string, error) {
+			c.settings.SetLogLevel(level)
+			return strconv.Quote(level.String()), nil
+		}); err != nil {
+			return logSettings{}, err
+		}
 	}
 	return logSettingsOf(c.settings.LogLevel()), nil
 }
@@ -223,12 +228,17 @@ func (c *controls) trace(ctx context.Context, p *protocol, who *api.Principal, e
 			return nil, api.Fail(api.CodeUnsupported, "", "trace settings are the server's: a model has none of its own").
 				WithCure("Change them without naming a model.")
 		}
-		next, err := t.next(every, able, change)
-		if err != nil {
+		if err := c.recorded(ctx, who, "setTrace", "", func() (string, error) {
+			next, err := t.next(every, able, change)
+			if err != nil {
+				return "", err
+			}
+			if every = next; able {
+				c.settings.SetTraceEvery(every)
+			}
+			return strconv.Itoa(every), nil
+		}); err != nil {
 			return nil, err
-		}
-		if every = next; able {
-			c.settings.SetTraceEvery(every)
 		}
 	}
 	level := "TIMESTAMPS"

@@ -8,10 +8,10 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/gateway"
+	"github.com/penstock/penstock/internal/gateway/rpc"
 	wire "github.com/penstock/penstock/internal/wire/oip"
 )
 
@@ -31,7 +31,7 @@ type outcome struct {
 func (s *service) ModelStreamInfer(stream grpc.BidiStreamingServer[wire.ModelInferRequest, wire.ModelStreamInferResponse]) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	strict := metadata.ValueFromIncomingContext(ctx, "triton_grpc_error")
+	strict := rpc.Values(ctx, "triton_grpc_error")
 	f := &flow{p: s.p, stream: stream, strict: len(strict) == 1 && strict[0] == "true",
 		slots: make(chan struct{}, streamInFlight), turns: make(chan chan outcome, streamInFlight)}
 	written := make(chan error, 1)
@@ -140,7 +140,6 @@ func (f *flow) send(reply *wire.Reply) error {
 		return err
 	}
 	defer f.p.gateway.Free(int64(size))
-	defer f.p.gateway.Limit(f.stream.Context(), size)()
 	return f.stream.SendMsg(reply)
 }
 

@@ -71,7 +71,7 @@ func TestStream(t *testing.T) {
 				t.Errorf("%d: %v", i, answer)
 			}
 		case i%10 == 5:
-			if !strings.Contains(answer.GetErrorMessage(), "16 bytes") {
+			if !strings.Contains(answer.GetErrorMessage(), "needs 4 elements of FP32") {
 				t.Errorf("%d: %v", i, answer)
 			}
 		case answer.GetErrorMessage() != "" || string(infer.GetRawOutputContents()[0]) != string(floats(float32(i), 2, 3, 4)) ||

@@ -1,5 +1,5 @@
 // Package local is the provider that runs workloads as child processes of this machine: scrubbed environment, own
-// process group, resource limits, and no life beyond its parent's. It sandboxes nothing further and restarts nothing
+// process group, resource limits, a sandbox where one is asked for, and no life beyond its parent's. It restarts nothing
 // (fleet does). Callers: server.
 package local
 
@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -23,43 +24,33 @@ import (
 // Provider starts child processes. Make it with New and Close it when the last child is gone or may go.
 type Provider struct {
 	log    *slog.Logger
-	starts chan func()
-	closed chan struct{}
-	once   sync.Once
-	thread sync.WaitGroup
+	groups *groups        // nil where the system does not let us make control groups
+	why    error          // why not
 	live   sync.WaitGroup // one per child, until it is reaped
 
 	mu       sync.Mutex // guards the fields below
 	closing  bool
 	children map[*child]struct{}
+	turn     int // of the processors that limited children are put on
 }
 
 var _ provider.Provider = (*Provider)(nil)
 
-// New makes a provider and the thread that starts its children; log may be nil.
-//
-// A child is told to die when its parent's thread dies (PDEATHSIG is about the thread that forked, not the process).
-// The Go runtime ends threads as it likes, so all starts happen on one thread that lives as long as the provider.
+// New makes a provider; log may be nil.
 func New(log *slog.Logger) *Provider {
 	if log == nil {
 		log = slog.Default()
 	}
-	p := &Provider{log: log, starts: make(chan func()), closed: make(chan struct{}), children: map[*child]struct{}{}}
-	p.thread.Go(func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		for {
-			select {
-			case start := <-p.starts:
-				start()
-			case <-p.closed:
-				return
-			}
+	p := &Provider{log: log, children: map[*child]struct{}{}}
+	for _, root := range []string{cgroupRoot, filepath.Join(cgroupRoot, "unified")} {
+		if p.groups, p.why = openGroups(root, "/proc/self/cgroup"); p.why == nil {
+			break
 		}
-	})
+	}
 	return p
 }
 
-// Close kills what still runs, waits until it is reaped, and ends the thread.
+// Close kills what still runs and waits until it is reaped.
 func (p *Provider) Close() error {
 	p.mu.Lock()
 	p.closing = true
@@ -68,50 +59,47 @@ func (p *Provider) Close() error {
 	}
 	p.mu.Unlock()
 	p.live.Wait()
-	p.once.Do(func() { close(p.closed) })
-	p.thread.Wait()
 	return nil
 }
 
-// Start launches a workload.
+// Start launches a workload. A fork takes milliseconds; ctx does not leave it half way, which would lose a child.
 func (p *Provider) Start(ctx context.Context, w provider.Workload) (provider.Instance, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", w.Name, err)
 	}
-	var c *child
-	var err error
-	ready := make(chan struct{})
-	start := func() {
-		defer close(ready)
-		c, err = p.start(w)
-	}
-	select {
-	case p.starts <- start:
-		<-ready // a fork takes milliseconds; leaving it half way would lose a child
-	case <-p.closed:
-		return nil, fmt.Errorf("start %s: the provider is closed", w.Name)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("start %s: %w", w.Name, ctx.Err())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", w.Name, err)
-	}
-	return c, nil
-}
-
-// start runs on the one thread.
-func (p *Provider) start(w provider.Workload) (*child, error) {
 	p.mu.Lock()
 	if p.closing {
 		p.mu.Unlock()
-		return nil, errors.New("the provider is closed")
+		return nil, fmt.Errorf("start %s: the provider is closed", w.Name)
 	}
 	p.live.Add(1)
 	p.mu.Unlock()
-	c, err := p.launch(w)
+	var c *child
+	var err error
+	ready := make(chan struct{})
+	// Each child has a thread of its own for as long as it lives. It is told to die when the thread that forked it does
+	// (PDEATHSIG is about that, not the process), and what its sandbox takes from it is taken from that thread first.
+	go func() {
+		defer p.live.Done()
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		c, err = p.launch(w)
+		close(ready)
+		if err == nil {
+			c.reap()
+			c.watching.Wait()
+			p.mu.Lock()
+			delete(p.children, c)
+			p.mu.Unlock()
+		}
+	}()
+	<-ready
 	if err != nil {
-		p.live.Done()
-		return nil, err
+		return nil, fmt.Errorf("start %s: %w", w.Name, err)
+	}
+	if err := p.hold(c, w.Limits); err != nil {
+		c.Kill()
+		<-c.done
+		return nil, fmt.Errorf("start %s: %w", w.Name, err)
 	}
 	p.mu.Lock()
 	p.children[c] = struct{}{}
@@ -120,96 +108,58 @@ func (p *Provider) start(w provider.Workload) (*child, error) {
 	if late {
 		c.Kill()
 	}
-	go func() {
-		defer p.live.Done()
-		c.reap()
-		p.mu.Lock()
-		delete(p.children, c)
-		p.mu.Unlock()
-	}()
 	return c, nil
 }
 
+// launch runs on the child's thread.
 func (p *Provider) launch(w provider.Workload) (*child, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	nothing, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, errors.Join(err, reader.Close(), writer.Close())
+	}
 	command := exec.Command(w.Path, w.Args...)
 	command.Env = append([]string{}, w.Env...) // not nil: nil would inherit everything
 	command.Dir = "/"
-	command.Stdout, command.Stderr = writer, writer
+	command.Stdin, command.Stdout, command.Stderr = nothing, writer, writer
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	err = p.on(w.Processors, command.Start)
-	_ = writer.Close() // the child has its own
+	var confinement provider.Confinement
+	if w.Sandbox != nil {
+		var missing error
+		if confinement, missing = confine(w.Sandbox); missing != nil {
+			p.log.Debug("provider: a part of the sandbox is missing", "workload", w.Name, "missing", missing)
+		}
+	}
+	processors, limited := p.share(w)
+	if limited {
+		confinement.CPU = "affinity"
+	}
+	err = p.on(processors, command.Start)
+	_, _ = writer.Close(), nothing.Close() // the child has its own
 	if err != nil {
 		_ = reader.Close()
 		return nil, err
 	}
-	c := &child{name: w.Name, command: command, pid: command.Process.Pid, log: p.log, done: make(chan struct{})}
-	if err := limit(c.pid, w.Limits); err != nil {
-		_ = unix.Kill(-c.pid, unix.SIGKILL)
-		_ = command.Wait()
-		_ = reader.Close()
-		return nil, err
-	}
-	c.output = follow(reader, w.Log)
-	return c, nil
+	return &child{name: w.Name, command: command, pid: command.Process.Pid, log: p.log, confinement: confinement,
+		output: follow(reader, w.Log), done: make(chan struct{})}, nil
 }
 
 // on starts a child that may run on these processors alone, from its first instruction: it inherits them from the thread
-// that forks it, which is ours for as long. So its runtimes, too, count no other processors.
+// that forks it, which is its own. So its runtimes, too, count no other processors.
 func (p *Provider) on(processors []int, start func() error) error {
-	if len(processors) == 0 {
-		return start()
-	}
-	var before, set unix.CPUSet
-	for _, n := range processors {
-		set.Set(n)
-	}
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return fmt.Errorf("read the processors: %w", err)
-	}
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("use processors %v: %w", processors, err)
-	}
-	err := start()
-	if back := unix.SchedSetaffinity(0, &before); back != nil && err == nil {
-		// Later children would get the wrong processors, which costs speed and nothing else.
-		p.log.Warn("provider: the starting thread stays on few processors", "error", back)
-	}
-	return err
-}
-
-// limit sets the limits from outside, between the child's start and Start's return. A child of ours opens nothing
-// foreign before it is given work, which happens after Start: so nothing hostile runs without the limits, and no shell
-// or start-up flag is needed in between.
-func limit(pid int, l provider.Limits) error {
-	for _, set := range []struct {
-		name     string
-		resource int
-		value    int64
-		always   bool
-	}{
-		{"address space", unix.RLIMIT_AS, l.MemoryBytes, false},
-		{"open files", unix.RLIMIT_NOFILE, l.Files, false},
-		{"processes", unix.RLIMIT_NPROC, l.Processes, false},
-		{"core size", unix.RLIMIT_CORE, l.CoreBytes, true},
-	} {
-		if set.value <= 0 && !set.always {
-			continue
+	if len(processors) > 0 {
+		var set unix.CPUSet
+		for _, n := range processors {
+			set.Set(n)
 		}
-		value := uint64(max(set.value, 0))
-		var old unix.Rlimit
-		if err := unix.Prlimit(pid, set.resource, nil, &old); err != nil {
-			return fmt.Errorf("read limit of %s: %w", set.name, err)
-		}
-		value = min(value, old.Max) // a limit may only be lowered
-		if err := unix.Prlimit(pid, set.resource, &unix.Rlimit{Cur: value, Max: value}, nil); err != nil {
-			return fmt.Errorf("limit %s to %d: %w", set.name, value, err)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			return fmt.Errorf("use processors %v: %w", processors, err)
 		}
 	}
-	return nil
+	return start()
 }
 
 // child is one process and its group.
@@ -221,12 +171,27 @@ type child struct {
 	output  *output
 	done    chan struct{}
 
-	mu   sync.Mutex // guards the fields below
-	gone bool       // reaped, or about to be: its number may belong to another process from now on
-	exit string
+	watching sync.WaitGroup // of its memory; Add under mu and while it is not gone
+
+	confinement provider.Confinement
+
+	mu     sync.Mutex // guards the fields below
+	gone   bool       // reaped, or about to be: its number may belong to another process from now on
+	exit   string
+	group  *group // nil without one
+	memory int64  // bytes, the limit that is held; 0 for none
+	over   bool   // it was killed for being over it
 }
 
-func (c *child) PID() int              { return c.pid }
+func (c *child) PID() int { return c.pid }
+
+// Confinement says how it is held.
+func (c *child) Confinement() provider.Confinement {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.confinement
+}
+
 func (c *child) Done() <-chan struct{} { return c.done }
 
 // Exit describes the end.
@@ -293,6 +258,13 @@ func (c *child) reap() {
 	}
 	c.output.finish()
 	c.mu.Lock()
+	if c.group != nil {
+		c.over = c.over || c.group.outOfMemory()
+		c.group.remove()
+	}
+	if c.over {
+		exit = "killed by its memory limit of " + mebibytes(c.memory)
+	}
 	c.exit = exit
 	c.mu.Unlock()
 	close(c.done)

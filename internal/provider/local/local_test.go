@@ -29,6 +29,14 @@ func TestMain(m *testing.M) {
 		parent()
 		return
 	}
+	if os.Getenv(proberVariable) != "" {
+		prober()
+		return
+	}
+	if os.Getenv(eaterVariable) != "" {
+		eat()
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -144,6 +145,40 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+// block is an entry of a tar archive as no writer would make it.
+func block(name string, kind byte, body string) []byte {
+	b := make([]byte, 512)
+	copy(b, name)
+	copy(b[100:], "0000644\x000000000\x000000000\x00")
+	copy(b[124:], fmt.Sprintf("%011o\x0000000000000\x00", len(body)))
+	copy(b[148:], "        ")
+	b[156] = kind
+	copy(b[257:], "ustar\x0000")
+	sum := 0
+	for _, c := range b {
+		sum += int(c)
+	}
+	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return append(b, body+strings.Repeat("\x00", (512-len(body)%512)%512)...)
+}
+
+// sparse is an archive of a file that is one hole.
+func sparse() []byte {
+	var records string
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=model.onnx", "GNU.sparse.realsize=1099511627776"} {
+		records += fmt.Sprintf("%d %s\n", len(r)+4, r) // two digits, a space and the line's end
+	}
+	return slices.Concat(block("x", tar.TypeXHeader, records), block("GNUSparseFile.0/model.onnx", tar.TypeReg, "1\n1099511627776\n0\n"+strings.Repeat("\x00", 512-19)), make([]byte, 1024))
+}
+
+func folders(n int) []packed {
+	all := make([]packed, n)
+	for i := range all {
+		all[i] = packed{name: fmt.Sprintf("d%d/", i), header: &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}}
+	}
+	return all
+}
+
 // TestHostileArchives pushes archives that would write elsewhere, or never end.
 func TestHostileArchives(t *testing.T) {
 	b := setUp(t, nil)
@@ -157,26 +192,33 @@ func TestHostileArchives(t *testing.T) {
 	}
 	bomb := pack(t, "tar+gzip", packed{name: "zeros.bin", body: strings.Repeat("\x00", 80<<20)})
 	for name, layer := range map[string][2]string{
-		"a path out":           {"tar", string(pack(t, "tar", onnx, packed{name: "../../evil", body: "x"}))},
-		"a path out inside":    {"tar", string(pack(t, "tar", onnx, packed{name: "a/../../evil", body: "x"}))},
-		"an absolute path":     {"tar", string(pack(t, "tar", onnx, packed{name: "/etc/cron.d/evil", body: "x"}))},
-		"a Windows path":       {"tar", string(pack(t, "tar", onnx, packed{name: `C:\evil`, body: "x"}))},
-		"a symbolic link":      {"tar", string(pack(t, "tar", onnx, other(tar.TypeSymlink, "/etc/passwd")))},
-		"a hard link":          {"tar", string(pack(t, "tar", onnx, other(tar.TypeLink, "model.onnx")))},
-		"a device":             {"tar", string(pack(t, "tar", onnx, other(tar.TypeChar, "")))},
-		"a pipe":               {"tar", string(pack(t, "tar", onnx, other(tar.TypeFifo, "")))},
-		"the same name twice":  {"tar", string(pack(t, "tar", onnx, onnx))},
-		"names by case":        {"tar", string(pack(t, "tar", onnx, packed{name: "Model.ONNX", body: "x"}))},
-		"a long name":          {"tar", string(pack(t, "tar", onnx, packed{name: strings.Repeat("n", 4096) + ".md", body: "x"}))},
-		"too many files":       {"tar", string(pack(t, "tar", many...))},
-		"cut short":            {"tar", string(pack(t, "tar", onnx)[:1500])},
-		"not an archive":       {"tar", "hello, this is not an archive at all"},
-		"not gzip":             {"tar+gzip", string(pack(t, "tar", onnx))},
-		"not zstd":             {"tar+zstd", string(pack(t, "tar", onnx))},
-		"a bomb":               {"tar+gzip", string(bomb)},
-		"a size that lies":     {"tar", strings.Replace(string(pack(t, "tar", onnx)), fmt.Sprintf("%011o", len(onnx.body)), "77777777777", 1)},
-		"a model that is none": {"tar", string(pack(t, "tar", packed{name: "model.onnx", body: "\x80\x04\x95."}))},
-		"nothing":              {"tar", string(pack(t, "tar"))},
+		"a path out":                       {"tar", string(pack(t, "tar", onnx, packed{name: "../../evil", body: "x"}))},
+		"a path out inside":                {"tar", string(pack(t, "tar", onnx, packed{name: "a/../../evil", body: "x"}))},
+		"an absolute path":                 {"tar", string(pack(t, "tar", onnx, packed{name: "/etc/cron.d/evil", body: "x"}))},
+		"a Windows path":                   {"tar", string(pack(t, "tar", onnx, packed{name: `C:\evil`, body: "x"}))},
+		"a symbolic link":                  {"tar", string(pack(t, "tar", onnx, other(tar.TypeSymlink, "/etc/passwd")))},
+		"a hard link":                      {"tar", string(pack(t, "tar", onnx, other(tar.TypeLink, "model.onnx")))},
+		"a device":                         {"tar", string(pack(t, "tar", onnx, other(tar.TypeChar, "")))},
+		"a pipe":                           {"tar", string(pack(t, "tar", onnx, other(tar.TypeFifo, "")))},
+		"the same name twice":              {"tar", string(pack(t, "tar", onnx, onnx))},
+		"names by case":                    {"tar", string(pack(t, "tar", onnx, packed{name: "Model.ONNX", body: "x"}))},
+		"a long name":                      {"tar", string(pack(t, "tar", onnx, packed{name: strings.Repeat("n", 4096) + ".md", body: "x"}))},
+		"too many files":                   {"tar", string(pack(t, "tar", many...))},
+		"cut short":                        {"tar", string(pack(t, "tar", onnx)[:1500])},
+		"not an archive":                   {"tar", "hello, this is not an archive at all"},
+		"not gzip":                         {"tar+gzip", string(pack(t, "tar", onnx))},
+		"not zstd":                         {"tar+zstd", string(pack(t, "tar", onnx))},
+		"a bomb":                           {"tar+gzip", string(bomb)},
+		"a size that lies":                 {"tar", strings.Replace(string(pack(t, "tar", onnx)), fmt.Sprintf("%011o", len(onnx.body)), "77777777777", 1)},
+		"a model that is none":             {"tar", string(pack(t, "tar", packed{name: "model.onnx", body: "\x80\x04\x95."}))},
+		"nothing":                          {"tar", string(pack(t, "tar"))},
+		"a dot":                            {"tar", string(pack(t, "tar", onnx, packed{name: ".", body: "x"}))},
+		"two dots":                         {"tar", string(pack(t, "tar", onnx, packed{name: "..", body: "x"}))},
+		"a program that runs as its owner": {"tar", string(pack(t, "tar", onnx, packed{name: "tool", body: "\x7fELF", header: &tar.Header{Typeflag: tar.TypeReg, Mode: 0o4755, Size: 4}}))},
+		"a NUL in a name":                  {"tar", string(block("x", tar.TypeXHeader, "20 path=model\x00.onnx\n")) + string(pack(t, "tar", onnx))},
+		"an old sparse file":               {"tar", string(block("model.onnx", tar.TypeGNUSparse, "x"))},
+		"a sparse file of 1 TiB":           {"tar", string(sparse())},
+		"many folders":                     {"tar", string(pack(t, "tar", append(folders(5000), onnx)...))},
 	} {
 		m := b.layered("acme/m", configPack, typePack, "application/vnd.cncf.model.weight.v1."+layer[0], layer[1])
 		a, err := b.try("acme", "PUT", "/v2/acme/m/manifests/v1", encode(t, m), "Content-Type", mediaManifest)

@@ -214,6 +214,12 @@ func (q *request) grant(p *api.Principal, asked []string) (string, error) {
 	}
 	var allowed []string
 	for repo, actions := range parseAccess(asked) {
+		if repo == catalogScope {
+			if mayScope(p, actionPull) {
+				allowed = append(allowed, catalogScope)
+			}
+			continue
+		}
 		own, err := api.ParseRepository(repo)
 		if err != nil || own.Tenant != p.Tenant {
 			continue
@@ -234,6 +240,10 @@ func parseAccess(scopes []string) access {
 	all := access{}
 	for _, scope := range scopes {
 		kind, rest, _ := strings.Cut(scope, ":")
+		if scope == catalogScope {
+			all[catalogScope] = []string{actionPull}
+			continue
+		}
 		at := strings.LastIndexByte(rest, ':')
 		if kind != "repository" || at < 0 {
 			continue

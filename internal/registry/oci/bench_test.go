@@ -50,9 +50,9 @@ type halfBlobs struct {
 	bench *bench
 }
 
-func (h halfBlobs) KeepFile(ctx context.Context, p *api.Principal, repo api.Repository, b api.RepositoryBlob, path string) error {
+func (h halfBlobs) KeepFile(ctx context.Context, p *api.Principal, repo api.Repository, b api.RepositoryBlob, path, upload string) error {
 	if !h.bench.halfway {
-		return h.Catalog.KeepFile(ctx, p, repo, b, path)
+		return h.Catalog.KeepFile(ctx, p, repo, b, path, upload)
 	}
 	if err := h.bench.blobs.Keep(ctx, path, blob.Info{Digest: b.Blob, Size: b.Size}); err != nil {
 		return err
@@ -115,9 +115,10 @@ func (b *bench) open() {
 	must(b.guard.EnsureAdmin(b.t.Context(), filepath.Join(b.dir, "admin.key")))
 	b.catalog, err = registry.New(registry.Config{Store: b.db, Blobs: b.blobs, CacheDir: filepath.Join(b.dir, "cache"), Now: now})
 	must(err)
-	b.door, err = oci.New(oci.Config{Guard: b.guard, Blobs: halfBlobs{b.catalog, b}, Manifests: b.catalog, Listings: b.catalog,
+	b.door, err = oci.New(oci.Config{Guard: b.guard, Blobs: halfBlobs{b.catalog, b}, Manifests: b.catalog, Listings: b.catalog, Images: b.catalog,
 		StageDir: filepath.Join(b.dir, "uploads"), Limits: b.limits, Now: now})
 	must(err)
+	must(b.door.TakeUp(b.t.Context()))
 	must(b.door.Recover(b.t.Context()))
 	b.server = httptest.NewUnstartedServer(b.door.Handler())
 	b.server.Config = gateway.DefaultConfig().Standard(b.door.Handler(), nil)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/penstock/penstock/api"
 )
@@ -50,6 +51,67 @@ func (q *request) listTags() error {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{q.name, tags})
+	if err != nil {
+		return err
+	}
+	return q.json(http.StatusOK, "application/json", body)
+}
+
+const (
+	catalogPath  = "/v2/_catalog"
+	catalogScope = "registry:catalog:*"
+)
+
+// listRepositories answers the repositories of the caller's tenant, by their bytes, some at a time. It is no part of the
+// specification, but what clients ask where they want to see all.
+func (q *request) listRepositories() error {
+	if q.Method != http.MethodGet {
+		return notAllowed(http.MethodGet)
+	}
+	p, granted, err := q.caller()
+	if err == nil && granted != nil && granted[catalogScope] == nil {
+		err = api.Fail(api.CodeUnauthenticated, "", "the token does not allow to list repositories")
+	}
+	if err != nil {
+		err = q.challenge(err)
+		q.w.Header().Set("WWW-Authenticate", q.w.Header().Get("WWW-Authenticate")+`,scope="`+catalogScope+`"`)
+		return err
+	}
+	if !mayScope(p, actionPull) {
+		return refused(http.StatusForbidden, codeDenied, "the key lacks the scope for this: read")
+	}
+	limit := q.server.cfg.Limits.TagsPage
+	if text, err := q.one("n"); err != nil {
+		return err
+	} else if text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return refused(http.StatusBadRequest, codeUnsupported, "n is not a count from 1")
+		}
+		limit = min(n, limit)
+	}
+	last, err := q.one("last")
+	if err != nil {
+		return err
+	}
+	prefix := string(p.Tenant) + "/"
+	names, err := q.server.cfg.Listings.Repositories(q.Context(), p.Tenant, strings.TrimPrefix(last, prefix), limit)
+	if err != nil {
+		return err
+	}
+	for i := range names {
+		names[i] = prefix + names[i]
+	}
+	if len(names) == limit { // the page after may be empty
+		query := url.Values{"n": {strconv.Itoa(limit)}, "last": {names[limit-1]}}
+		q.w.Header().Set("Link", "<"+catalogPath+"?"+query.Encode()+`>; rel="next"`)
+	}
+	if names == nil {
+		names = []string{}
+	}
+	body, err := json.Marshal(struct {
+		Repositories []string `json:"repositories"`
+	}{names})
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,35 @@ func (q *request) findManifest() (api.Manifest, error) {
 // getManifest answers GET and HEAD. It is served as it was pushed, whatever the Accept header asks for: another form would
 // have another digest.
 func (q *request) getManifest() error {
+	as, err := q.one("as")
+	if err != nil {
+		return err
+	}
+	if as == "image" && q.server.cfg.Images != nil {
+		d, err := q.server.cfg.Images.Image(q.Context(), q.repo, q.reference)
+		return q.sendImage(d, err)
+	}
 	m, err := q.findManifest()
+	if api.Is(err, api.CodeManifestNotFound) && q.server.cfg.Images != nil {
+		if strings.Contains(q.reference, ":") {
+			if d, other := q.server.cfg.Images.Derived(q.Context(), q.repo, api.ContentDigest(q.reference)); other == nil && d.MediaType != "" {
+				return q.sendImage(d, nil)
+			}
+		} else if version, ok := strings.CutSuffix(q.reference, imageSuffix); ok {
+			d, err := q.server.cfg.Images.Image(q.Context(), q.repo, version)
+			if !api.Is(err, api.CodeManifestNotFound) || q.server.cfg.Upstream == nil {
+				return q.sendImage(d, err)
+			}
+		}
+	}
+	if api.Is(err, api.CodeManifestNotFound) && q.server.cfg.Upstream != nil {
+		body, mediaType, digest, err := q.server.cfg.Upstream.ThroughManifest(q.Context(), q.repo, q.reference)
+		if err != nil {
+			return err
+		}
+		q.w.Header().Set("Docker-Content-Digest", string(digest))
+		return q.json(http.StatusOK, mediaType, body)
+	}
 	if err != nil {
 		return err
 	}
@@ -40,6 +68,17 @@ func (q *request) getManifest() error {
 		return err
 	}
 	return nil
+}
+
+// imageSuffix ends tags that ask for the image of the version before it. A tag that was pushed with that end goes first.
+const imageSuffix = "-image"
+
+func (q *request) sendImage(d api.Derived, err error) error {
+	if err != nil {
+		return err
+	}
+	q.w.Header().Set("Content-Type", d.MediaType)
+	return q.sendDerived(d)
 }
 
 // putManifest answers PUT.

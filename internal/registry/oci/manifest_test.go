@@ -319,8 +319,8 @@ func TestModels(t *testing.T) {
 	if a, _ := b.put(http.StatusCreated, "acme", "acme/fraud", "17", m); !strings.Contains(a.Header.Get("Warning"), `299 - "the tag 17`) {
 		t.Errorf("Warning is %q", a.Header.Get("Warning"))
 	}
-	// A version stays, also what it is made of; an alias can go.
-	if a := b.do(http.StatusMethodNotAllowed, "acme", "DELETE", "/v2/acme/fraud/manifests/"+sha(body), nil); a.code() != "UNSUPPORTED" {
+	// A version that an alias names stays, also what it is made of; an alias can go.
+	if a := b.do(http.StatusConflict, "acme", "DELETE", "/v2/acme/fraud/manifests/"+sha(body), nil); a.code() != "DENIED" {
 		t.Errorf("code %q", a.code())
 	}
 	b.do(http.StatusConflict, "acme", "DELETE", "/v2/acme/fraud/blobs/"+m.Layers[0].Digest, nil)
@@ -337,7 +337,7 @@ func TestModels(t *testing.T) {
 		t.Errorf("the alias is still there: %v", err)
 	}
 	p := &api.Principal{Tenant: "acme", Name: "cli", Scopes: []api.Scope{api.ScopeWrite}}
-	if _, err := b.catalog.MoveAlias(ctx, p, "fraud", "x", 1, -1, "by hand"); err != nil {
+	if _, err := b.catalog.MoveAlias(ctx, p, api.AliasChange{Model: "fraud", Alias: "x", To: 1, Moves: -1, Why: "by hand"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.do(http.StatusOK, "acme", "GET", "/v2/acme/fraud/manifests/x", nil); !bytes.Equal(got.body, body) {
@@ -349,7 +349,7 @@ func TestModels(t *testing.T) {
 func TestPushedByHand(t *testing.T) {
 	b := setUp(t, nil)
 	p := &api.Principal{Tenant: "acme", Name: "cli", Scopes: []api.Scope{api.ScopeWrite}}
-	d, size, err := b.catalog.PutBlob(t.Context(), p, strings.NewReader(model(t)), "")
+	d, size, err := b.catalog.PutBlob(t.Context(), p, strings.NewReader(model(t)), "", -1)
 	if err != nil {
 		t.Fatal(err)
 	}

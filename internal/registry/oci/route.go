@@ -19,6 +19,8 @@ type request struct {
 	name      string // the repository's, as the path has it
 	reference string // the last part of the path: digest, tag or upload
 	principal *api.Principal
+	id        string
+	noted     *notedWriter // w, as it was made
 }
 
 // handler does what one method on one kind of path asks for.
@@ -50,7 +52,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	id, began := ulid.Make().String(), s.cfg.Now()
 	w.Header().Set("Penstock-Request-Id", id)
 	noted := &notedWriter{ResponseWriter: w}
-	q := &request{Request: r, w: noted, server: s}
+	q := &request{Request: r, w: noted, server: s, id: id, noted: noted}
 	defer func() { q.log(id, noted, began) }()
 	err := q.checkBrowser()
 	switch path := r.URL.Path; {
@@ -59,6 +61,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		err = q.token()
 	case path == "/v2/" || path == "/v2":
 		err = q.ping()
+	case path == catalogPath:
+		err = q.listRepositories()
 	case strings.HasPrefix(path, "/v2/"):
 		err = q.dispatch(strings.TrimPrefix(path, "/v2/"))
 	case path == "/":
@@ -111,6 +115,9 @@ func (q *request) dispatch(path string) error {
 		}
 		q.name = name
 		if err := q.authorize(); err != nil {
+			return err
+		}
+		if err := q.audit(r.tail); err != nil {
 			return err
 		}
 		return do(q)

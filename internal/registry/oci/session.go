@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/crash"
+	"github.com/penstock/penstock/internal/relay"
 )
 
 // stage keeps unfinished uploads: for each a file ID.part with the bytes, and ID.json with what is durable of it and the
@@ -30,6 +32,7 @@ type stage struct {
 	root   *os.Root
 	limits Limits
 	now    func() time.Time
+	blobs  Blobs // where room is reserved
 
 	mu      sync.Mutex // guards what follows; taken before no other lock
 	uploads map[string]*upload
@@ -44,6 +47,7 @@ const (
 	noteSuffix = ".json"
 	noteBytes  = 4096 // a note is smaller
 	copyBytes  = 256 << 10
+	growth     = 64 << 20 // room reserved at once for a body whose length is not known
 )
 
 // upload is one of them. Only who has taken it may touch file and hash.
@@ -52,6 +56,8 @@ type upload struct {
 	note  note
 	taken chan struct{} // holds one token while nobody works on it
 	gone  bool          // guarded by the stage's lock
+
+	reserved int64 // bytes of room in the database
 }
 
 // note is what is durable of an upload.
@@ -67,7 +73,7 @@ type note struct {
 	Keeping *api.RepositoryBlob `json:"keeping,omitempty"`
 }
 
-func openStage(dir string, limits Limits, now func() time.Time) (*stage, error) {
+func openStage(dir string, limits Limits, now func() time.Time, blobs Blobs) (*stage, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, storage("make the directory for uploads", err)
 	}
@@ -79,11 +85,26 @@ func openStage(dir string, limits Limits, now func() time.Time) (*stage, error) 
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	s := &stage{dir: abs, root: root, limits: limits, now: now, uploads: map[string]*upload{}, tenants: map[api.TenantID]int{}}
+	s := &stage{dir: abs, root: root, limits: limits, now: now, blobs: blobs, uploads: map[string]*upload{}, tenants: map[api.TenantID]int{}}
 	if err := s.takeUp(); err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
 	return s, nil
+}
+
+// reservations are the room that the uploads of an earlier process need.
+func (s *stage) reservations() []api.Reservation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]api.Reservation, 0, len(s.uploads))
+	for _, u := range s.uploads {
+		r := api.Reservation{ID: u.id, Tenant: u.note.Tenant, Bytes: u.note.Size, At: api.TimeOf(s.now())}
+		if u.note.Keeping != nil {
+			r.Blob = u.note.Keeping.Blob
+		}
+		all = append(all, r)
+	}
+	return all
 }
 
 func (s *stage) close() error { return s.root.Close() }
@@ -203,6 +224,31 @@ func (s *stage) take(repo api.Repository, id string) (*upload, error) {
 
 func (s *stage) release(u *upload) { u.taken <- struct{}{} }
 
+// room reserves what an upload will be after a body of so many bytes; -1 when that is not known.
+func (s *stage) room(ctx context.Context, u *upload, body int64) error {
+	u.reserved = u.note.Size + max(body, 0)
+	return s.blobs.ReserveUpload(ctx, api.Repository{Tenant: u.note.Tenant, Name: u.note.Name}, u.id, u.reserved)
+}
+
+// more reserves room for a body that is longer than was said: some at once, or what is needed where there is no more.
+func (a *appending) more(n int64) error {
+	repo := api.Repository{Tenant: a.upload.note.Tenant, Name: a.upload.note.Name}
+	if a.size+n <= a.upload.reserved {
+		return nil
+	}
+	ctx := context.WithoutCancel(a.ctx) // what came of a body that breaks off counts
+	want := a.size + n + growth
+	err := a.blobs.ReserveUpload(ctx, repo, a.upload.id, want)
+	if api.Is(err, api.CodeQuotaExceeded) {
+		want = a.size + n
+		err = a.blobs.ReserveUpload(ctx, repo, a.upload.id, want)
+	}
+	if err == nil {
+		a.upload.reserved = want
+	}
+	return err
+}
+
 // append adds bytes to an upload that the caller has taken. What came is durable when it returns, also when the body broke
 // off: then its error comes back, and the client can go on from there.
 func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) {
@@ -225,7 +271,8 @@ func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) 
 	if _, err := part.Seek(u.note.Size, io.SeekStart); err != nil {
 		return storage("go on with an upload", err)
 	}
-	a := &appending{stage: s, upload: u, part: part, sum: sum, size: u.note.Size, begun: u.note.Size}
+	a := &appending{ctx: ctx, stage: s, upload: u, part: part, sum: sum, size: u.note.Size, begun: u.note.Size,
+		early: relay.Early{File: part, From: u.note.Size}}
 	defer func() {
 		// Whatever the end was, what came before it is made durable, and what is not durable does not count.
 		if fault := a.settle(); fault != nil {
@@ -233,35 +280,31 @@ func (s *stage) append(ctx context.Context, u *upload, r io.Reader) (err error) 
 		}
 		a.unstage(a.size - u.note.Size)
 	}()
-	buffer := make([]byte, copyBytes)
-	for {
-		n, readErr := io.ReadFull(r, buffer)
-		if ctx.Err() != nil && readErr == nil {
-			readErr = api.Fail(api.CodeCanceled, "", "the upload was broken off").Because(ctx.Err())
+	err = relay.Copy(func(buffer []byte) (int, error) {
+		n, err := io.ReadFull(r, buffer)
+		if ctx.Err() != nil && err == nil {
+			err = api.Fail(api.CodeCanceled, "", "the upload was broken off").Because(ctx.Err())
 		}
-		if err := a.write(buffer[:n]); err != nil {
-			return err
-		}
-		// ReadFull says ErrUnexpectedEOF for an end inside the buffer. That of a body which was cut short is inside words of ours.
-		if ours := (*api.Error)(nil); readErr != nil && !errors.As(readErr, &ours) &&
-			(errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF)) {
-			return nil
-		}
-		if readErr != nil {
-			return readErr
-		}
+		return n, err
+	}, a.write)
+	// ReadFull says ErrUnexpectedEOF for an end inside the buffer. That of a body which was cut short is inside words of ours.
+	if ours := (*api.Error)(nil); !errors.As(err, &ours) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return nil
 	}
+	return err
 }
 
 // appending is an append under way.
 type appending struct {
 	*stage
+	ctx    context.Context // of the one call that it lives in
 	upload *upload
 	part   *os.File
 	sum    hash.Hash
 	size   int64      // bytes written and hashed
 	begun  int64      // size of the last checkpoint that began
 	synced chan error // the end of that checkpoint; nil when none is under way
+	early  relay.Early
 }
 
 // write adds bytes, within the limits. Hashing, the slower half, goes on beside the writing.
@@ -271,6 +314,9 @@ func (a *appending) write(b []byte) error {
 	}
 	if a.size+int64(len(b)) > a.limits.BlobBytes {
 		return api.Fail(api.CodeTooLarge, "", "the blob is over the limit of %d bytes", a.limits.BlobBytes)
+	}
+	if err := a.more(int64(len(b))); err != nil {
+		return err
 	}
 	a.mu.Lock()
 	full := a.staged+int64(len(b)) > a.limits.StagedBytes
@@ -285,19 +331,17 @@ func (a *appending) write(b []byte) error {
 	if err != nil {
 		return err
 	}
-	hashed := make(chan struct{})
-	go func() {
-		a.sum.Write(b) // a hash never fails
-		close(hashed)
-	}()
-	_, err = a.part.Write(b)
-	<-hashed
+	err = relay.Beside(func() error {
+		_, err := a.part.Write(b)
+		return err
+	}, func() { a.sum.Write(b) }) // a hash never fails
 	if err != nil {
 		a.unstage(int64(len(b)))
 		// What the disk took of it does not count: the next request writes over it.
 		return errors.Join(storage("write an upload", err), a.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(before))
 	}
 	a.size += int64(len(b))
+	a.early.Wrote(a.size)
 	if a.size-a.begun >= a.limits.Checkpoint {
 		if err := a.wait(); err != nil {
 			return storage("sync an upload", err)
@@ -363,6 +407,8 @@ func (s *stage) unstage(n int64) {
 
 // writeNote puts a note in place whole and synced.
 func (s *stage) writeNote(id string, n note) error {
+	crash.Point("oci: before the note of an upload")
+	defer crash.Point("oci: after the note of an upload")
 	text, err := json.Marshal(n)
 	if err != nil {
 		return err
@@ -451,8 +497,10 @@ func (s *stage) forget(u *upload) {
 	}
 	s.mu.Unlock()
 	for _, name := range []string{u.id + noteSuffix, u.id + partSuffix} {
+		crash.Point("oci: before the removal of an upload's " + name[len(u.id):])
 		_ = s.root.Remove(name)
 	}
+	s.blobs.ReleaseUpload(context.Background(), u.id) // its room is free when nothing is left of it
 }
 
 // sweep removes uploads that nobody touched for too long.

@@ -82,7 +82,7 @@ func (q *request) keepWhole(digest api.ContentDigest) error {
 	if err := q.checkLength(); err != nil {
 		return err
 	}
-	if _, err := q.server.cfg.Blobs.KeepBlob(q.Context(), q.principal, q.repo, api.Digest(digest), q.body()); err != nil {
+	if _, err := q.server.cfg.Blobs.KeepBlob(q.Context(), q.principal, q.repo, api.Digest(digest), q.body(), q.ContentLength); err != nil {
 		return err
 	}
 	return q.created(digest)
@@ -102,6 +102,9 @@ func (q *request) stageWhole(digest api.ContentDigest) error {
 	}
 	defer q.server.stage.release(u)
 	defer q.server.stage.forget(u)
+	if err := q.server.stage.room(q.Context(), u, q.ContentLength); err != nil {
+		return err
+	}
 	if err := q.server.stage.append(q.Context(), u, q.body()); err != nil {
 		return err
 	}
@@ -161,6 +164,9 @@ func (q *request) append(u *upload) error {
 		return err
 	}
 	if err := q.checkChunk(u); err != nil {
+		return err
+	}
+	if err := q.server.stage.room(q.Context(), u, q.ContentLength); err != nil {
 		return err
 	}
 	return q.server.stage.append(q.Context(), u, q.body())
@@ -241,7 +247,7 @@ func (q *request) keep(u *upload, digest api.ContentDigest) error {
 	if err := q.server.stage.keeping(u, kept); err != nil {
 		return err
 	}
-	if err := q.server.cfg.Blobs.KeepFile(q.Context(), q.principal, q.repo, kept, q.server.stage.path(u)); err != nil {
+	if err := q.server.cfg.Blobs.KeepFile(q.Context(), q.principal, q.repo, kept, q.server.stage.path(u), u.id); err != nil {
 		return err
 	}
 	return q.created(digest)

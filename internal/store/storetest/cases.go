@@ -15,7 +15,20 @@ func tenants(t *testing.T, db *store.DB) {
 	must(t, db.PutTenant(ctx, api.Tenant{ID: "a-b", Created: 3}))
 	must(t, db.PutTenant(ctx, api.Tenant{ID: "a.b", Created: 4}))
 	refused(t, api.CodeExists, db.PutTenant(ctx, api.Tenant{ID: "acme", Created: 2}))
-	same(t, "tenants, by bytes", got(db.Tenants(ctx))(t), []api.Tenant{{ID: "a-b", Created: 3}, {ID: "a.b", Created: 4}, {ID: "acme", Created: 1}})
+	same(t, "tenants, by bytes", got(db.Tenants(ctx))(t), []api.Tenant{
+		{ID: "a-b", Created: 3, Weight: 1, Generation: 1}, {ID: "a.b", Created: 4, Weight: 1, Generation: 1}, {ID: "acme", Created: 1, Weight: 1, Generation: 1}})
+	changed := api.Tenant{ID: "a-b", Created: 3, Weight: 7, Generation: 2}
+	e := api.Event{Tenant: "a-b", At: 9, Kind: "tenant.changed", Subject: "a-b", Text: "The weight is 7.", By: "me"}
+	same(t, "weight set", got(db.SetWeight(ctx, "a-b", 7, 1, e))(t), changed)
+	same(t, "set again, changes nothing", got(db.SetWeight(ctx, "a-b", 7, -1, e))(t), changed)
+	_, err := db.SetWeight(ctx, "a-b", 8, 1, e)
+	refused(t, api.CodeStale, err)
+	_, err = db.SetWeight(ctx, "nobody", 8, -1, e)
+	refused(t, api.CodeNotFound, err)
+	same(t, "weight kept", got(db.Tenants(ctx))(t)[0], changed)
+	if events := got(db.Events(ctx, "a-b", 0, 10))(t); len(events) != 1 || events[0].Text != e.Text {
+		t.Errorf("events of a change: %+v", events)
+	}
 	must(t, db.Ping(ctx))
 }
 
@@ -96,7 +109,8 @@ func versions(t *testing.T, db *store.DB) {
 	for _, e := range got(db.Events(ctx, "acme", 0, 10))(t) {
 		kinds = append(kinds, e.Kind+" "+e.Subject)
 	}
-	same(t, "events", kinds, []string{"version.pushed fraud@1", "version.pushed fraud@2", "version.pushed digits@1"})
+	same(t, "events", kinds, []string{"version.pushed fraud@1", "alias.moved fraud:champion", "alias.moved fraud:latest-good",
+		"version.pushed fraud@2", "version.pushed digits@1"})
 }
 
 func versionPages(t *testing.T, db *store.DB) {
@@ -126,20 +140,20 @@ func versionPages(t *testing.T, db *store.DB) {
 func tags(t *testing.T, db *store.DB) {
 	ctx := t.Context()
 	want := commit(t, db, version("fraud", 1))
-	v := got(db.SetTags(ctx, "acme", "fraud", 1, map[string]string{"a": "1", "b": "2"}, []string{"stage", "b", "never"}))(t)
+	v := got(db.SetTags(ctx, "acme", "fraud", 1, map[string]string{"a": "1", "b": "2"}, []string{"stage", "b", "never"}, "me", 9))(t)
 	want.Tags = map[string]string{"a": "1"}
 	same(t, "tagged", v, want)
 	same(t, "tagged, read again", got(db.Version(ctx, "acme", "fraud", 1))(t), want)
-	v = got(db.SetTags(ctx, "acme", "fraud", 1, nil, []string{"a"}))(t)
+	v = got(db.SetTags(ctx, "acme", "fraud", 1, nil, []string{"a"}, "me", 9))(t)
 	want.Tags = nil
 	same(t, "no tags", v, want)
 	many := map[string]string{}
 	for i := range 300 {
 		many[fmt.Sprint("t", i)] = ""
 	}
-	_, err := db.SetTags(ctx, "acme", "fraud", 1, many, nil)
+	_, err := db.SetTags(ctx, "acme", "fraud", 1, many, nil, "me", 9)
 	refused(t, api.CodeTooLarge, err)
-	_, err = db.SetTags(ctx, "acme", "fraud", 2, nil, nil)
+	_, err = db.SetTags(ctx, "acme", "fraud", 2, nil, nil, "me", 9)
 	refused(t, api.CodeVersionNotFound, err)
 }
 
@@ -172,7 +186,7 @@ func aliases(t *testing.T, db *store.DB) {
 	commit(t, db, version("fraud", 1))
 	commit(t, db, version("fraud", 2))
 	move := func(to api.VersionNumber, ifMoves int64) (api.Alias, error) {
-		return db.MoveAlias(ctx, "acme", "fraud", "live", to, ifMoves, "me", "why", 10+api.Time(to))
+		return db.MoveAlias(ctx, Move("acme", "fraud", "live", to, ifMoves, "me", "why", 10+api.Time(to)))
 	}
 	_, err := move(0, -1)
 	refused(t, api.CodeAliasNotFound, err)
@@ -199,7 +213,7 @@ func aliases(t *testing.T, db *store.DB) {
 	refused(t, api.CodeAliasNotFound, err)
 	_, err = db.AliasHistory(ctx, "acme", "nope", "live", 3)
 	refused(t, api.CodeModelNotFound, err)
-	_, err = db.MoveAlias(ctx, "acme", "nope", "live", 1, -1, "", "", 1)
+	_, err = db.MoveAlias(ctx, Move("acme", "nope", "live", 1, -1, "", "", 1))
 	refused(t, api.CodeModelNotFound, err)
 }
 
@@ -234,6 +248,11 @@ func endpoints(t *testing.T, db *store.DB) {
 	same(t, "second page", got(db.Endpoints(ctx, "acme", "digits", 1))(t), []api.Endpoint{second})
 
 	must(t, db.SaveRevision(ctx, revision(1), release(1, 1)))
+	same(t, "newest revision", got(db.NewestRevisions(ctx))(t), []api.Revision{revision(1)})
+	same(t, "newest release", got(db.NewestReleases(ctx))(t), []api.Release{release(1, 1)})
+	must(t, db.SaveRevision(ctx, revision(2), release(2, 2)))
+	same(t, "newest revision of two", got(db.NewestRevisions(ctx))(t), []api.Revision{revision(2)})
+	same(t, "newest release of two", got(db.NewestReleases(ctx))(t), []api.Release{release(2, 2)})
 	must(t, db.DeleteEndpoint(ctx, "acme", "digits", 8, "me"))
 	refused(t, api.CodeEndpointNotFound, db.DeleteEndpoint(ctx, "acme", "digits", 8, "me"))
 	_, err = db.Endpoint(ctx, "acme", "digits")
@@ -334,9 +353,9 @@ func otherTenant(t *testing.T, db *store.DB) {
 		{"version", api.CodeModelNotFound, func(o api.TenantID) error { _, err := db.Version(ctx, o, "fraud", 1); return err }},
 		{"digest", api.CodeModelNotFound, func(o api.TenantID) error { _, err := db.VersionByDigest(ctx, o, "fraud", v.Digest); return err }},
 		{"versions", api.CodeModelNotFound, func(o api.TenantID) error { _, err := db.Versions(ctx, o, "fraud", 0, 9); return err }},
-		{"tags", api.CodeModelNotFound, func(o api.TenantID) error { _, err := db.SetTags(ctx, o, "fraud", 1, nil, nil); return err }},
+		{"tags", api.CodeModelNotFound, func(o api.TenantID) error { _, err := db.SetTags(ctx, o, "fraud", 1, nil, nil, "me", 9); return err }},
 		{"alias", api.CodeModelNotFound, func(o api.TenantID) error {
-			_, err := db.MoveAlias(ctx, o, "fraud", "live", 1, -1, "", "", 1)
+			_, err := db.MoveAlias(ctx, Move(o, "fraud", "live", 1, -1, "", "", 1))
 			return err
 		}},
 		{"history", api.CodeModelNotFound, func(o api.TenantID) error { _, err := db.AliasHistory(ctx, o, "fraud", "live", 1); return err }},
@@ -389,7 +408,7 @@ func hostileText(t *testing.T, db *store.DB) {
 	if stored.CreatedBy != kept || stored.Tags["odd"] != kept || stored.Card != kept {
 		t.Errorf("stored %q, %q, %q", stored.CreatedBy, stored.Tags["odd"], stored.Card)
 	}
-	got(db.MoveAlias(ctx, "acme", "fraud", "live", 0, -1, odd, odd, 1))(t)
+	got(db.MoveAlias(ctx, Move("acme", "fraud", "live", 0, -1, odd, odd, 1)))(t)
 	if h := got(db.AliasHistory(ctx, "acme", "fraud", "live", 1))(t)[0]; h.Why != kept || h.By != kept {
 		t.Errorf("history %+v", h)
 	}

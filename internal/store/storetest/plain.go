@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/store"
@@ -100,12 +101,14 @@ func (p *plain) commit(v api.Version, aliases []api.AliasName, why string) (api.
 			text += " and is now"
 		}
 		text += fmt.Sprintf(" %s:%s", v.Model, a)
-		if _, err := p.moveAlias(v.Tenant, v.Model, a, stored.Number, -1, v.CreatedBy, why, v.Created); err != nil {
-			return stored, false, err
-		}
 	}
 	if at < 0 {
 		p.event(api.Event{Tenant: v.Tenant, At: v.Created, Kind: "version.pushed", Subject: stored.Ref().String(), Text: text + ".", By: v.CreatedBy})
+	}
+	for _, a := range aliases {
+		if _, err := p.moveAlias(v.Tenant, v.Model, a, stored.Number, -1, v.CreatedBy, why, v.Created); err != nil {
+			return stored, false, err
+		}
 	}
 	return stored, at < 0, nil
 }
@@ -135,11 +138,12 @@ func (p *plain) versions(t api.TenantID, m api.ModelName, before api.VersionNumb
 	return all, nil
 }
 
-func (p *plain) setTags(t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string) (api.Version, error) {
+func (p *plain) setTags(t api.TenantID, m api.ModelName, n api.VersionNumber, set map[string]string, remove []string, by string, at api.Time) (api.Version, error) {
 	v, err := p.version(t, m, n)
 	if err != nil {
 		return v, err
 	}
+	before := v.Tags
 	v.Tags = maps.Clone(v.Tags)
 	if v.Tags == nil {
 		v.Tags = map[string]string{}
@@ -149,7 +153,24 @@ func (p *plain) setTags(t api.TenantID, m api.ModelName, n api.VersionNumber, se
 		delete(v.Tags, name)
 	}
 	p.held[modelKey{t, m}].versions[n-1] = v
+	var changed []string
+	for _, name := range slices.Sorted(maps.Keys(both(before, v.Tags))) {
+		old, was := before[name]
+		if now, is := v.Tags[name]; was != is || old != now {
+			changed = append(changed, name)
+		}
+	}
+	if len(changed) > 0 {
+		p.event(api.Event{Tenant: t, At: at, Kind: "version.tagged", Subject: v.Ref().String(), By: by,
+			Text: fmt.Sprintf("Tags of %s changed: %s.", v.Ref(), strings.Join(changed, ", "))})
+	}
 	return v, nil
+}
+
+func both(a, b map[string]string) map[string]string {
+	all := maps.Clone(b)
+	maps.Copy(all, a)
+	return all
 }
 
 func (p *plain) moveAlias(t api.TenantID, m api.ModelName, a api.AliasName, to api.VersionNumber, ifMoves int64, by, why string, at api.Time) (none api.Alias, _ error) {
@@ -171,6 +192,18 @@ func (p *plain) moveAlias(t api.TenantID, m api.ModelName, a api.AliasName, to a
 	now := api.Alias{Name: a, Version: to, Moved: at, MovedBy: by, Moves: int64(len(moves) + 1)}
 	model.aliases[a] = now
 	model.moves[a] = append(moves, api.AliasMove{Seq: now.Moves, From: old.Version, To: to, At: at, By: by, Why: why})
+	kind, text := "alias.moved", fmt.Sprintf("moved from version %d to %d", old.Version, to)
+	switch {
+	case to == 0:
+		kind, text = "alias.deleted", fmt.Sprintf(", which named version %d, was deleted", old.Version)
+	case old.Version == 0:
+		text = fmt.Sprintf("names version %d", to)
+	}
+	text = strings.ReplaceAll(fmt.Sprintf("Alias %s:%s %s.", m, a, text), " ,", ",")
+	if why != "" {
+		text += " " + why
+	}
+	p.event(api.Event{Tenant: t, At: at, Kind: kind, Subject: fmt.Sprintf("%s:%s", m, a), Text: text, By: by})
 	return now, nil
 }
 

@@ -46,23 +46,32 @@ var databases atomic.Int64 // made so far, for their names
 // with the test process, however that ends; dropping a database alone would cost a checkpoint per test.
 func Postgres(t testing.TB) (url string) {
 	t.Helper()
-	started, err := server()
+	url, err := NewPostgres(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	return url
+}
+
+// NewPostgres is Postgres for programs that measure.
+func NewPostgres(ctx context.Context) (url string, _ error) {
+	started, err := server()
+	if err != nil {
+		return "", err
 	}
 	dir := started.dir
 	name := fmt.Sprintf("test_%d", databases.Add(1))
 	admin, err := sql.Open("pgx", databaseURL(dir, "postgres"))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer func() { _ = admin.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if _, err := admin.ExecContext(ctx, "CREATE DATABASE "+name); err != nil {
-		t.Fatalf("create database %s: %v", name, err)
+		return "", fmt.Errorf("create database %s: %w", name, err)
 	}
-	return databaseURL(dir, name)
+	return databaseURL(dir, name), nil
 }
 
 func databaseURL(dir, name string) string {

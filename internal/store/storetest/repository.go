@@ -100,7 +100,7 @@ func manifests(t *testing.T, db *store.DB) {
 	putManifest(t, db, second)
 	putManifest(t, db, second)
 	same(t, "moved", got(db.ManifestByTag(ctx, shop, "v1"))(t).Digest, second.Digest)
-	refused(t, api.CodeInUse, db.DeleteManifest(ctx, shop, push.Digest))
+	refused(t, api.CodeInUse, db.DeleteManifest(ctx, shop, push.Digest, "me", 20))
 	third := manifestOf("m3")
 	third.Subject, third.ArtifactType = push.Digest, "application/b"
 	putManifest(t, db, third)
@@ -117,13 +117,13 @@ func manifests(t *testing.T, db *store.DB) {
 	same(t, "second page", digests("", sorted[0], 1), sorted[1:])
 	same(t, "no referrers", len(got(db.Referrers(ctx, shop, second.Digest, "", "", 9))(t)), 0)
 
-	must(t, db.DeleteManifest(ctx, shop, second.Digest))
+	must(t, db.DeleteManifest(ctx, shop, second.Digest, "me", 20))
 	_, err = db.ManifestByTag(ctx, shop, "v1")
 	refused(t, api.CodeManifestNotFound, err)
-	must(t, db.DeleteTag(ctx, shop, "Tag", "me", 20))
-	refused(t, api.CodeManifestNotFound, db.DeleteTag(ctx, shop, "Tag", "me", 20))
-	must(t, db.DeleteManifest(ctx, shop, push.Digest))
-	refused(t, api.CodeManifestNotFound, db.DeleteManifest(ctx, shop, push.Digest))
+	must(t, db.DeleteTag(ctx, shop, "Tag", me, 20))
+	refused(t, api.CodeManifestNotFound, db.DeleteTag(ctx, shop, "Tag", me, 20))
+	must(t, db.DeleteManifest(ctx, shop, push.Digest, "me", 20))
+	refused(t, api.CodeManifestNotFound, db.DeleteManifest(ctx, shop, push.Digest, "me", 20))
 	must(t, db.UnlinkBlob(ctx, shop, layer.Digest))
 }
 
@@ -131,6 +131,11 @@ func manifests(t *testing.T, db *store.DB) {
 func pushedVersions(t *testing.T, db *store.DB) {
 	ctx := t.Context()
 	layer := repositoryBlob("layer")
+	unknown := manifestOf("early")
+	unknown.Version, unknown.Links = new(version("fraud", "early")), []api.RepositoryBlob{layer}
+	_, _, err := db.PutManifest(ctx, unknown)
+	refused(t, api.CodeBlobNotFound, err) // a version's files must be held before
+	must(t, db.KeepBlob(ctx, api.BlobKeep{Repository: api.Repository{Tenant: "acme"}, Blob: layer, At: 1}))
 	versionPush := func(of any, aliases ...api.AliasName) api.ManifestPush {
 		push := manifestOf(of, layer)
 		v := version("fraud", of)
@@ -155,7 +160,7 @@ func pushedVersions(t *testing.T, db *store.DB) {
 		refused(t, api.CodeManifestNotFound, err)
 	}
 	same(t, "tags", got(db.RepositoryTags(ctx, shop, "", 9))(t), []string{"again", "v1", "v2"})
-	refused(t, api.CodeUnsupported, db.DeleteManifest(ctx, shop, first.Digest))
+	refused(t, api.CodeInUse, db.DeleteManifest(ctx, shop, first.Digest, "me", 20))
 
 	note := manifestOf("note")
 	note.Tags = []string{"v1", "latest", "2"}
@@ -165,12 +170,12 @@ func pushedVersions(t *testing.T, db *store.DB) {
 	}
 	same(t, "aliases left", len(got(db.Model(ctx, "acme", "fraud"))(t).Aliases), 2)
 	same(t, "the history goes on", got(db.AliasHistory(ctx, "acme", "fraud", "v1", 1))(t)[0].To, 0)
-	got(db.MoveAlias(ctx, "acme", "fraud", "v1", 2, -1, "me", "by hand", 30))(t)
+	got(db.MoveAlias(ctx, Move("acme", "fraud", "v1", 2, -1, "me", "by hand", 30)))(t)
 	same(t, "by hand", got(db.ManifestByTag(ctx, shop, "v1"))(t).Digest, second.Digest)
-	must(t, db.DeleteTag(ctx, shop, "v1", "me", 40))
-	_, err := db.ManifestByTag(ctx, shop, "v1")
+	must(t, db.DeleteTag(ctx, shop, "v1", me, 40))
+	_, err = db.ManifestByTag(ctx, shop, "v1")
 	refused(t, api.CodeManifestNotFound, err)
-	refused(t, api.CodeManifestNotFound, db.DeleteTag(ctx, shop, "v1", "me", 40))
+	refused(t, api.CodeManifestNotFound, db.DeleteTag(ctx, shop, "v1", me, 40))
 
 	// What was made of a manifest: the tag gives the manifest, the alias the version.
 	kit := manifestOf("kit")
@@ -186,7 +191,9 @@ func pushedVersions(t *testing.T, db *store.DB) {
 	for _, e := range got(db.Events(ctx, "acme", 0, 99))(t) {
 		kinds[e.Kind+" "+e.Subject]++
 	}
-	same(t, "events", kinds, map[string]int{"version.pushed fraud@1": 1, "version.pushed fraud@2": 1, "version.pushed old@1": 1})
+	same(t, "events", kinds, map[string]int{"version.pushed fraud@1": 1, "version.pushed fraud@2": 1, "version.pushed old@1": 1,
+		"alias.moved fraud:v1": 2, "alias.deleted fraud:v1": 2, "alias.moved fraud:v2": 1, "alias.moved fraud:kit": 1, "alias.moved fraud:again": 1,
+		"tag.pushed fraud:2": 1, "tag.pushed fraud:kit": 1, "tag.pushed fraud:latest": 1, "tag.pushed fraud:v1": 1})
 }
 
 func repositoriesApart(t *testing.T, db *store.DB) {
@@ -205,8 +212,8 @@ func repositoriesApart(t *testing.T, db *store.DB) {
 			"unlink":     {api.CodeBlobNotFound, func() error { return db.UnlinkBlob(ctx, repo, layer.Digest) }},
 			"by digest":  {api.CodeManifestNotFound, func() error { _, err := db.ManifestByDigest(ctx, repo, push.Digest); return err }},
 			"by tag":     {api.CodeManifestNotFound, func() error { _, err := db.ManifestByTag(ctx, repo, "v1"); return err }},
-			"delete":     {api.CodeManifestNotFound, func() error { return db.DeleteManifest(ctx, repo, push.Digest) }},
-			"delete tag": {api.CodeManifestNotFound, func() error { return db.DeleteTag(ctx, repo, "v1", "me", 1) }},
+			"delete":     {api.CodeManifestNotFound, func() error { return db.DeleteManifest(ctx, repo, push.Digest, "me", 1) }},
+			"delete tag": {api.CodeManifestNotFound, func() error { return db.DeleteTag(ctx, repo, "v1", me, 1) }},
 			"tags":       {api.CodeModelNotFound, func() error { _, err := db.RepositoryTags(ctx, repo, "", 9); return err }},
 		} {
 			if err := c.call(); !api.Is(err, c.code) {

@@ -15,42 +15,73 @@ import (
 	"github.com/penstock/penstock/internal/store"
 )
 
+// cases are run each on a new store.
+var cases = []struct {
+	name string
+	run  func(t *testing.T, db *store.DB)
+}{
+	{"tenants", tenants},
+	{"keys", keys},
+	{"versions", versions},
+	{"version_pages", versionPages},
+	{"tags", tags},
+	{"models", models},
+	{"aliases", aliases},
+	{"notes", notes},
+	{"labels", labels},
+	{"alias_rules", rules},
+	{"renames", renames},
+	{"renames_refused", renamesRefused},
+	{"renames_told_of", renamesToldOf},
+	{"renames_beside_readers", renamesBesideReaders},
+	{"expected_moves", expectedMoves},
+	{"repository_blobs", repositoryBlobs},
+	{"manifests", manifests},
+	{"pushed_versions", pushedVersions},
+	{"repositories_apart", repositoriesApart},
+	{"collection", collection},
+	{"trash", trash},
+	{"search_of_deleted", searchOfDeleted},
+	{"held_versions", heldVersions},
+	{"retention", retention},
+	{"quotas", quotas},
+	{"crowd", crowd},
+	{"swept_blobs", sweptBlobs},
+	{"transfers", transfers},
+	{"mirrors", mirrors},
+	{"derived", derived},
+	{"endpoints", endpoints},
+	{"revisions_and_releases", releases},
+	{"start_release", startRelease},
+	{"release_replay", releaseReplay},
+	{"crashes", crashes},
+	{"events", events},
+	{"webhooks", webhooks},
+	{"outbox", outbox},
+	{"outbox_limits", outboxLimits},
+	{"concurrent_claims_of_deliveries", deliveryClaims},
+	{"audit_heads", auditHeads},
+	{"idempotency", idempotency},
+	{"other_tenant", otherTenant},
+	{"trust_policies", trustPolicies},
+	{"lineage_links", lineageLinks},
+	{"revisions_of_versions", revisionsOfVersions},
+	{"callers", callers},
+	{"hostile_text", hostileText},
+	{"concurrent_commits", concurrentCommits},
+	{"concurrent_aliases", concurrentAliases},
+	{"concurrent_endpoint", concurrentEndpoint},
+	{"concurrent_claims", concurrentClaims},
+	{"shared_group", sharedGroup},
+	{"given_up", givenUp},
+	{"event_order", eventOrder},
+	{"ended_context", endedContext},
+	{"closed", closed},
+}
+
 // Run checks a store on one database. Open makes a new, empty one each time and closes it with the test.
 func Run(t *testing.T, open func(t testing.TB) *store.DB) {
-	for _, c := range []struct {
-		name string
-		run  func(t *testing.T, db *store.DB)
-	}{
-		{"tenants", tenants},
-		{"keys", keys},
-		{"versions", versions},
-		{"version_pages", versionPages},
-		{"tags", tags},
-		{"models", models},
-		{"aliases", aliases},
-		{"repository_blobs", repositoryBlobs},
-		{"manifests", manifests},
-		{"pushed_versions", pushedVersions},
-		{"repositories_apart", repositoriesApart},
-		{"endpoints", endpoints},
-		{"revisions_and_releases", releases},
-		{"start_release", startRelease},
-		{"release_replay", releaseReplay},
-		{"crashes", crashes},
-		{"events", events},
-		{"idempotency", idempotency},
-		{"other_tenant", otherTenant},
-		{"hostile_text", hostileText},
-		{"concurrent_commits", concurrentCommits},
-		{"concurrent_aliases", concurrentAliases},
-		{"concurrent_endpoint", concurrentEndpoint},
-		{"concurrent_claims", concurrentClaims},
-		{"shared_group", sharedGroup},
-		{"given_up", givenUp},
-		{"event_order", eventOrder},
-		{"ended_context", endedContext},
-		{"closed", closed},
-	} {
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			db := open(t)
 			must(t, db.PutTenant(t.Context(), api.Tenant{ID: "acme", Created: 1}))
@@ -62,6 +93,13 @@ func Run(t *testing.T, open func(t testing.TB) *store.DB) {
 	t.Run("walk", func(t *testing.T) {
 		for range 3 {
 			Walk(t, open(t), rand.Uint64(), 400)
+		}
+	})
+	t.Run("walk_of_renames", func(t *testing.T) {
+		for range 3 {
+			db := open(t)
+			must(t, db.PutTenant(t.Context(), api.Tenant{ID: "acme", Created: 1}))
+			RenameWalk(t, db, rand.Uint64(), 400)
 		}
 	})
 }
@@ -125,6 +163,14 @@ func version(model string, content any) api.Version {
 		Metrics: map[string]float64{"accuracy": 0.1 + 0.2},
 		Card:    "# Card\n\"quotes\", tabs\t, ünïcode, 数字, <html>&", Created: 1_700_000_000_000_001, CreatedBy: "ci",
 	}
+}
+
+// me is who moves and deletes in these cases.
+var me = &api.Principal{Name: "me", Key: "k-me", Scopes: []api.Scope{api.ScopeWrite}}
+
+// Move is a change of an alias by somebody of a name, who has the scope write.
+func Move(t api.TenantID, m api.ModelName, a api.AliasName, to api.VersionNumber, moves int64, by, why string, at api.Time) api.AliasChange {
+	return api.AliasChange{Tenant: t, Model: m, Alias: a, To: to, Moves: moves, By: &api.Principal{Name: by, Scopes: me.Scopes}, Why: why, At: at}
 }
 
 // commit adds a version, and ends the test when that fails.

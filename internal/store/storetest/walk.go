@@ -86,14 +86,14 @@ func (w *walk) commit() (string, answer, answer) {
 
 func (w *walk) tag() (string, answer, answer) {
 	t, m, n, set, remove := w.tenant(), w.model(), w.version(), map[string]string{fmt.Sprint("t", w.number()): "v"}, []string{fmt.Sprint("t", w.number())}
-	stored, err := w.db.SetTags(w.ctx, t, m, n, set, remove)
-	want, wantErr := w.plain.setTags(t, m, n, set, remove)
+	stored, err := w.db.SetTags(w.ctx, t, m, n, set, remove, "walker", w.at)
+	want, wantErr := w.plain.setTags(t, m, n, set, remove, "walker", w.at)
 	return fmt.Sprint("tag ", t, m, n, set, remove), answered(stored, err), answered(want, wantErr)
 }
 
 func (w *walk) moveAlias() (string, answer, answer) {
 	t, m, a, to, expected := w.tenant(), w.model(), w.alias(), w.version(), w.number()-1
-	stored, err := w.db.MoveAlias(w.ctx, t, m, a, to, expected, "walker", "step", w.at)
+	stored, err := w.db.MoveAlias(w.ctx, Move(t, m, a, to, expected, "walker", "step", w.at))
 	want, wantErr := w.plain.moveAlias(t, m, a, to, expected, "walker", "step", w.at)
 	return fmt.Sprint("move ", t, m, a, to, expected), answered(stored, err), answered(want, wantErr)
 }

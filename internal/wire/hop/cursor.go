@@ -55,6 +55,16 @@ func (c *cursor) int() int64 {
 	return 0
 }
 
+// lane reads the number of a lane.
+func (c *cursor) lane() int {
+	n := c.int()
+	if n < 0 || n > Lanes {
+		c.fail(ErrMalformed, "lane %d of %d", n, Lanes)
+		return 0
+	}
+	return int(n)
+}
+
 // count reads a count of things that take at least size bytes each.
 func (c *cursor) count(size int) int {
 	b := c.take(4)

@@ -57,7 +57,11 @@ func (f *Frame) Encode(m *Message, limits Limits) error {
 	binary.LittleEndian.PutUint32(p[4:], uint32(header))
 	binary.LittleEndian.PutUint64(p[8:], uint64(payload))
 	binary.LittleEndian.PutUint64(p[16:], m.ID)
-	binary.LittleEndian.PutUint64(p[24:], uint64(m.Budget/time.Microsecond))
+	last := uint64(m.Budget / time.Microsecond)
+	if !m.Kind.Request() {
+		last = m.Check
+	}
+	binary.LittleEndian.PutUint64(p[24:], last)
 	f.addTensors(m, payload)
 	return nil
 }

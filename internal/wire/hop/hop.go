@@ -9,12 +9,12 @@ import (
 )
 
 // Version is the protocol's version; both ends come from one binary, so a difference ends the connection.
-const Version = 1
+const Version = 3
 
 // A frame is a prefix of 32 bytes, a header and a payload, all numbers little-endian:
 //
 //	0  magic uint16 | 2 version uint8 | 3 kind uint8 | 4 header bytes uint32
-//	8  payload bytes uint64 | 16 request id uint64 | 24 budget in microseconds uint64
+//	8  payload bytes uint64 | 16 request id uint64 | 24 budget in microseconds uint64, of an answer the request's mark
 //
 // The budget is what remains of the request's time when it is sent (0: no deadline). It is an amount, not a moment, so
 // neither end has to trust the other's clock. Payload holds the tensors' bytes one after the other, each beginning at a

@@ -36,9 +36,9 @@ func encode(t testing.TB, m *hop.Message) []byte {
 
 // plain is a message's content without the memory under it, in a form that compares.
 func plain(m *hop.Message) hop.Message {
-	p := hop.Message{Kind: m.Kind, ID: m.ID, Budget: m.Budget, Token: m.Token, PID: m.PID, Load: m.Load, Loaded: m.Loaded,
+	p := hop.Message{Kind: m.Kind, ID: m.ID, Check: m.Check, Budget: m.Budget, Token: m.Token, PID: m.PID, Load: m.Load, Loaded: m.Loaded,
 		Instance: m.Instance, Queue: m.Queue, Compute: m.Compute, Stats: m.Stats, Failure: m.Failure, Refused: m.Refused}
-	p.Shares, p.Shared = m.Shares, m.Shared
+	p.Shares, p.Shared, p.Split, p.Priority, p.Lane = m.Shares, m.Shared, m.Split, m.Priority, m.Lane
 	p.Offsets = append(p.Offsets, m.Offsets...)
 	if m.Outputs != nil {
 		p.Outputs = append([]string{}, m.Outputs...)
@@ -145,12 +145,14 @@ func (g guess) message() *hop.Message {
 	m := &hop.Message{Kind: kinds[g.IntN(len(kinds))], ID: g.Uint64()}
 	if m.Kind.Request() {
 		m.Budget = time.Duration(g.IntN(1e6)) * time.Microsecond
+	} else {
+		m.Check = g.Uint64()
 	}
 	switch m.Kind {
 	case hop.KindHello:
 		m.Token, m.Shares = g.text(), g.Int64()
 	case hop.KindHello.Result():
-		m.PID, m.Shared = g.Int64(), g.IntN(2) == 0
+		m.PID, m.Shared, m.Split = g.Int64(), g.IntN(2) == 0, g.IntN(2) == 0
 	case hop.KindLoad:
 		m.Load = hop.Load{Instance: g.text(), Format: g.text(), Path: g.text(), Warm: g.IntN(2) == 0, Options: g.text()}
 		for range g.IntN(3) {
@@ -165,7 +167,7 @@ func (g guess) message() *hop.Message {
 	case hop.KindUnload:
 		m.Instance = g.text()
 	case hop.KindInfer:
-		m.Instance, m.Tensors, m.Priority = g.text(), g.tensors(), g.Int64()
+		m.Instance, m.Tensors, m.Priority, m.Lane = g.text(), g.tensors(), g.Int64(), g.IntN(1+hop.Lanes)
 		if g.IntN(2) == 0 {
 			m.Outputs = []string{}
 			for range g.IntN(3) {
@@ -322,10 +324,10 @@ func TestWrongStreams(t *testing.T) {
 		{"a huge payload", put(8, full...), hop.ErrOversize},
 		{"a payload where none may be", put(3, byte(hop.KindPing)), hop.ErrMalformed},
 		{"a budget beyond all time", put(24, full...), hop.ErrMalformed},
-		{"a result with a budget", put(3, byte(hop.KindInfer.Result())), hop.ErrMalformed},
 		{"an instance longer than the header", put(32, full[:4]...), hop.ErrMalformed},
-		{"a flag of 2", put(45, 2), hop.ErrMalformed},
-		{"more tensors than bytes", put(46, full[:4]...), hop.ErrMalformed},
+		{"a lane that is not there", put(45, 5), hop.ErrMalformed},
+		{"a flag of 2", put(53, 2), hop.ErrMalformed},
+		{"more tensors than bytes", put(54, full[:4]...), hop.ErrMalformed},
 		{"padding that is not zero", put(pad, 1), hop.ErrMalformed},
 		{"a cut prefix", good[:31], hop.ErrTruncated},
 		{"a cut header", good[:40], hop.ErrTruncated},
@@ -443,41 +445,89 @@ func TestWriters(t *testing.T) {
 	all.Wait()
 }
 
-// TestGivingUpOnAFullSocket: nobody reads. A queued frame is taken back; the one under way ends the connection, because
-// only that frees its memory.
+// TestGivingUpOnAFullSocket: nobody reads for a while. A queued frame is taken back. The one under way goes on without its
+// caller, whose memory is its own again at once; so does the connection. One that nobody reads at all ends.
 func TestGivingUpOnAFullSocket(t *testing.T) {
-	a, _ := pair(t)
-	w := hop.NewWriter(a, func(error) {})
-	data := make([]byte, 8<<20)
-	send := func(ctx context.Context) error {
-		f := w.Frame()
-		m := hop.Message{Kind: hop.KindInfer, Tensors: []tensor.Tensor{{Type: tensor.Uint8, Shape: []int64{int64(len(data))}, Data: data}}}
-		if err := f.Encode(&m, hop.Limits{}); err != nil {
-			return err
-		}
-		return w.Send(ctx, f, false)
+	for name, ends := range map[string]func(t *testing.T) (w, r net.Conn){"one socket": pair, "a pair": split} {
+		t.Run(name, func(t *testing.T) {
+			a, b := ends(t)
+			w := hop.NewWriter(a, func(error) {})
+			w.Stall = 20 * time.Second
+			data := bytes.Repeat([]byte{7}, 8<<20)
+			send := func(ctx context.Context, id uint64, data []byte) error {
+				f := w.Frame()
+				m := hop.Message{Kind: hop.KindInfer, ID: id, Tensors: []tensor.Tensor{{Type: tensor.Uint8, Shape: []int64{int64(len(data))}, Data: data}}}
+				if err := f.Encode(&m, hop.Limits{}); err != nil {
+					return err
+				}
+				return w.Send(ctx, f, false)
+			}
+			first, giveUp := context.WithCancel(t.Context())
+			over := make(chan error, 1)
+			go func() { over <- send(first, 1, data) }()
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			<-ctx.Done()
+			if err := send(ctx, 2, data); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the queued one: %v", err)
+			}
+			post := w.Frame()
+			if err := post.Encode(&hop.Message{Kind: hop.KindCancel, ID: 1}, hop.Limits{}); err != nil {
+				t.Fatal(err)
+			}
+			w.Post(post) // does not block
+			giveUp()
+			if err := <-over; err != nil {
+				t.Errorf("the one under way: %v", err)
+			}
+			clear(data)
+			reader := hop.NewReader(b, new(hop.Pool), hop.Limits{})
+			m, err := reader.Next()
+			if err != nil || m.ID != 1 || len(m.Tensors[0].Data) != 8<<20 || slices.Contains(m.Tensors[0].Data, 0) {
+				t.Fatalf("what arrived of it: %v", err)
+			}
+			m.Release()
+			if m, err = reader.Next(); err != nil || m.Kind != hop.KindCancel {
+				t.Fatalf("behind it: %v", err)
+			}
+			go func() { over <- send(t.Context(), 3, []byte{3}) }()
+			if m, err = reader.Next(); err != nil || m.ID != 3 {
+				t.Fatalf("at last: %v", err)
+			}
+			m.Release()
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+			w.Stall = 50 * time.Millisecond
+			if err := send(t.Context(), 4, bytes.Repeat([]byte{7}, 8<<20)); !errors.Is(err, hop.ErrClosed) || !errors.Is(err, hop.ErrStalled) {
+				t.Errorf("to nobody: %v", err)
+			}
+		})
 	}
-	first, giveUp := context.WithCancel(t.Context())
-	over := make(chan error, 1)
-	go func() { over <- send(first) }()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	<-ctx.Done()
-	if err := send(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("the queued one: %v", err)
-	}
-	post := w.Frame()
-	if err := post.Encode(&hop.Message{Kind: hop.KindCancel, ID: 1}, hop.Limits{}); err != nil {
+}
+
+// split makes a pair that writes, and what reads it.
+func split(t *testing.T) (w, r net.Conn) {
+	a, b := pair(t)
+	theirs, ours, err := hop.NewWays()
+	if err != nil {
 		t.Fatal(err)
 	}
-	w.Post(post) // does not block
-	giveUp()
-	if err := <-over; !errors.Is(err, hop.ErrClosed) {
-		t.Errorf("the one under way: %v", err)
+	defer theirs.Close()
+	defer ours.Close()
+	writes, err := hop.Caller(a.(*net.UnixConn), ours)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := send(t.Context()); !errors.Is(err, hop.ErrClosed) {
-		t.Errorf("after the end: %v", err)
+	reads, err := hop.Worker(b.(*net.UnixConn), theirs)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		writes.Close()
+		reads.Close()
+	})
+	return writes, reads
 }
 
 // TestOverrun: frames without tensors do not wait for the socket, so their number has a limit of its own.

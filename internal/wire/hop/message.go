@@ -14,12 +14,17 @@ import (
 type Message struct {
 	Kind   Kind
 	ID     uint64
+	Check  uint64        // answers: the request's Mark
 	Budget time.Duration // requests: what remains of the time, in whole microseconds; 0 is no deadline
+	Lane   int           // Infer: the socket that its answer shall come by; 0 is the shared one
+	Expect time.Duration // not sent: what the run usually takes; 0 is not known
+	Limit  time.Duration // not sent: how long a run may go on when its caller gave up before; 0 is no longer than that
 
 	Token    string          // Hello
 	Shares   int64           // Hello: bytes of the memory whose descriptors come with it; 0 is none
 	PID      int64           // Hello's result
 	Shared   bool            // Hello's result: that memory is mapped, and tensors may lie in it
+	Split    bool            // the same: further answers come by the sockets that came with hello
 	Load     Load            // Load
 	Loaded   Loaded          // Load's result
 	Instance string          // Unload, Infer
@@ -57,6 +62,8 @@ type Load struct {
 	Warm     bool
 	Options  string // api.LoadOptions as JSON; empty when all are defaults
 	Members  []Member
+	Batched  bool // whether Batch says anything
+	Batch    api.BatchPlan
 }
 
 // Member is the file of one version that a chain runs.
@@ -70,6 +77,7 @@ type Loaded struct {
 	Signature api.Signature
 	LoadTime  time.Duration
 	WarmTime  time.Duration
+	Bytes     int64
 	Batched   bool // whether Batch says anything
 	Batch     api.BatchPlan
 }
@@ -79,6 +87,7 @@ type Stats struct {
 	PID       int64
 	Runtime   string
 	Resident  int64
+	Private   int64
 	Instances []InstanceStats
 }
 
@@ -89,6 +98,7 @@ type InstanceStats struct {
 	Requests int64
 	Failures int64
 	Compute  time.Duration
+	Bytes    int64
 }
 
 // Failure is an api.Error on its way; causes stay in the worker's log.
@@ -133,7 +143,7 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendInt(b, m.Shares)
 	case KindHello.Result():
 		b = appendInt(b, m.PID)
-		b = appendFlag(b, m.Shared)
+		b = appendFlag(appendFlag(b, m.Shared), m.Split)
 	case KindLoad:
 		b = appendText(b, m.Load.Instance)
 		b = appendText(b, m.Load.Format)
@@ -141,17 +151,19 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendFlag(b, m.Load.Warm)
 		b = appendText(b, m.Load.Options)
 		b = m.Load.appendMembers(b)
+		b = appendBatch(b, m.Load.Batched, &m.Load.Batch)
 	case KindLoad.Result():
 		b = appendSpecs(b, m.Loaded.Signature.Inputs)
 		b = appendSpecs(b, m.Loaded.Signature.Outputs)
 		b = appendInt(b, int64(m.Loaded.LoadTime))
 		b = appendInt(b, int64(m.Loaded.WarmTime))
-		b = m.Loaded.appendBatch(b)
+		b = appendInt(b, m.Loaded.Bytes)
+		b = appendBatch(b, m.Loaded.Batched, &m.Loaded.Batch)
 	case KindUnload:
 		b = appendText(b, m.Instance)
 	case KindInfer:
 		b = appendText(b, m.Instance)
-		b = appendInt(b, m.Priority)
+		b = appendInt(appendInt(b, m.Priority), int64(m.Lane))
 		b = appendFlag(b, m.Outputs != nil)
 		if m.Outputs != nil {
 			b = appendTexts(b, m.Outputs)
@@ -182,22 +194,24 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 	case KindHello:
 		m.Token, m.Shares = c.text(), c.int()
 	case KindHello.Result():
-		m.PID, m.Shared = c.int(), c.flag()
+		m.PID, m.Shared, m.Split = c.int(), c.flag(), c.flag()
 	case KindLoad:
 		m.Load = Load{Instance: c.text(), Format: c.text(), Path: c.text(), Warm: c.flag(), Options: c.text()}
 		if len(m.Load.Options) > api.LoadOptionsMax {
 			c.fail(ErrOversize, "options of %d bytes, limit %d", len(m.Load.Options), api.LoadOptionsMax)
 		}
 		m.Load.readMembers(c)
+		m.Load.Batched, m.Load.Batch = c.batch()
 	case KindLoad.Result():
 		m.Loaded.Signature = api.Signature{Inputs: c.specs(), Outputs: c.specs()}
 		m.Loaded.LoadTime, m.Loaded.WarmTime = time.Duration(c.int()), time.Duration(c.int())
-		m.Loaded.readBatch(c)
+		m.Loaded.Bytes = c.int()
+		m.Loaded.Batched, m.Loaded.Batch = c.batch()
 	case KindUnload:
 		m.Instance = c.name()
 	case KindInfer:
 		m.Instance = c.name()
-		m.Priority = c.int()
+		m.Priority, m.Lane = c.int(), c.lane()
 		if c.flag() {
 			m.names = c.names(m.names)
 			m.Outputs = m.names
@@ -261,26 +275,47 @@ func (c *cursor) steps() []api.StepTime {
 	return steps
 }
 
-func (l *Loaded) appendBatch(b []byte) []byte {
-	b = appendFlag(b, l.Batched)
-	if l.Batched {
-		b = appendInt(b, int64(l.Batch.MaxSize))
-		b = appendFlag(b, l.Batch.Exact)
-		b = appendText(b, l.Batch.Why)
+func appendBatch(b []byte, batched bool, plan *api.BatchPlan) []byte {
+	b = appendFlag(b, batched)
+	if batched {
+		b = appendInt(b, int64(plan.MaxSize))
+		b = appendFlag(b, plan.Exact)
+		b = appendText(b, plan.Why)
+		b = appendCount(b, len(plan.Sizes))
+		for _, n := range plan.Sizes {
+			b = appendInt(b, int64(n))
+		}
 	}
 	return b
 }
 
-func (l *Loaded) readBatch(c *cursor) {
-	if l.Batched = c.flag(); l.Batched {
-		l.Batch = api.BatchPlan{MaxSize: int(c.int()), Exact: c.flag(), Why: c.text()}
+// rowsMax bounds the rows of a batch that a plan may name: who takes it makes a table of that length.
+const rowsMax = 1 << 20
+
+func (c *cursor) batch() (batched bool, plan api.BatchPlan) {
+	if !c.flag() {
+		return false, plan
 	}
+	plan = api.BatchPlan{MaxSize: int(c.int()), Exact: c.flag(), Why: c.text()}
+	if n := c.count(8); n > 0 {
+		plan.Sizes = make([]int, n)
+		for i := range plan.Sizes {
+			rows := c.int()
+			if rows < 0 || rows > rowsMax {
+				c.fail(ErrOversize, "a batch of %d rows, limit %d", rows, rowsMax)
+				rows = 0
+			}
+			plan.Sizes[i] = int(rows)
+		}
+	}
+	return true, plan
 }
 
 func (s *Stats) append(b []byte) []byte {
 	b = appendInt(b, s.PID)
 	b = appendText(b, s.Runtime)
 	b = appendInt(b, s.Resident)
+	b = appendInt(b, s.Private)
 	b = appendCount(b, len(s.Instances))
 	for i := range s.Instances {
 		in := &s.Instances[i]
@@ -289,20 +324,21 @@ func (s *Stats) append(b []byte) []byte {
 		b = appendInt(b, in.Requests)
 		b = appendInt(b, in.Failures)
 		b = appendInt(b, int64(in.Compute))
+		b = appendInt(b, in.Bytes)
 	}
 	return b
 }
 
 func (s *Stats) read(c *cursor) {
-	s.PID, s.Runtime, s.Resident = c.int(), c.text(), c.int()
-	n := c.count(4 + 4*8)
+	s.PID, s.Runtime, s.Resident, s.Private = c.int(), c.text(), c.int(), c.int()
+	n := c.count(4 + 5*8)
 	if n == 0 {
 		return
 	}
 	s.Instances = make([]InstanceStats, n)
 	for i := range s.Instances {
 		s.Instances[i] = InstanceStats{Instance: c.text(), InFlight: c.int(), Requests: c.int(), Failures: c.int(),
-			Compute: time.Duration(c.int())}
+			Compute: time.Duration(c.int()), Bytes: c.int()}
 	}
 }
 

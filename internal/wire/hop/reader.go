@@ -55,7 +55,11 @@ func (r *Reader) Next() (*Message, error) {
 	m := r.pool.message()
 	m.Kind = kind
 	m.ID = binary.LittleEndian.Uint64(r.prefix[16:])
-	m.Budget = time.Duration(binary.LittleEndian.Uint64(r.prefix[24:])) * time.Microsecond
+	if last := binary.LittleEndian.Uint64(r.prefix[24:]); kind.Request() {
+		m.Budget = time.Duration(last) * time.Microsecond
+	} else {
+		m.Check = last
+	}
 	if r.Shared != nil && kind == KindInfer {
 		m.shared = r.Shared
 		m.shared.Retain()
@@ -65,6 +69,25 @@ func (r *Reader) Next() (*Message, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// Await waits until there is something to read. After an error it may be called again.
+func (r *Reader) Await() error {
+	_, err := r.in.Peek(1)
+	return err
+}
+
+// Whole reports whether all of the next message has arrived, so that Next does not wait.
+func (r *Reader) Whole() bool {
+	if r.in.Buffered() < prefixSize {
+		return false
+	}
+	p, err := r.in.Peek(prefixSize)
+	if err != nil {
+		return true // Next tells
+	}
+	payload := binary.LittleEndian.Uint64(p[8:])
+	return payload < readAhead && r.in.Buffered() >= prefixSize+int(binary.LittleEndian.Uint32(p[4:]))+int(payload)
 }
 
 // Buffered reports whether more has arrived already, so that Next may not have to wait.
@@ -88,7 +111,7 @@ func (r *Reader) checkPrefix() (kind Kind, header, payload int, err error) {
 		err = fmt.Errorf("%w: payload of %d bytes, limit %d", ErrOversize, payloadSize, r.limits.Payload)
 	case payloadSize > 0 && kind != KindInfer && kind != KindInfer.Result():
 		err = fmt.Errorf("%w: kind %d has no payload", ErrMalformed, kind)
-	case budget > uint64(maxBudget/time.Microsecond) || (budget > 0 && !kind.Request()):
+	case kind.Request() && budget > uint64(maxBudget/time.Microsecond):
 		err = fmt.Errorf("%w: budget of %d microseconds", ErrMalformed, budget)
 	}
 	return kind, int(headerSize), int(payloadSize), err

@@ -9,7 +9,7 @@ import (
 )
 
 // maxRights is the most descriptors that come with a connection's first bytes; the system closes those beyond.
-const maxRights = 2
+const maxRights = 2 + 1 + Lanes // shared memory, and the sockets for answers
 
 // Rights reads a unix connection and keeps the descriptors that came with its first bytes. Later ones are dropped by the
 // system.

@@ -1,6 +1,7 @@
 package hop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +20,6 @@ import (
 const (
 	// WriteStall is the longest that one flush may take before the other end counts as gone.
 	WriteStall = 10 * time.Second
-	// cancelGrace is how long a caller that gave up waits for the system to finish reading its tensors; the connection
-	// is ended when it takes longer, because the memory may not be handed back before.
-	cancelGrace = time.Second
 	// maxBatch is the most frames that one flush joins into one system call.
 	maxBatch = 64
 	// drainRounds is the most calls that a sender makes for others before a goroutine of its own takes over.
@@ -39,8 +37,11 @@ const (
 // meanwhile leaves together in the next. What the socket does not take is flushed by a goroutine that ends when nothing
 // is left.
 type Writer struct {
+	Stall time.Duration // in place of WriteStall; set before the first frame
+
 	conn   net.Conn
-	raw    syscall.RawConn
+	pair   *Pair           // the same, where it is one
+	raw    syscall.RawConn // else
 	fail   func(error)
 	frames sync.Pool
 
@@ -49,6 +50,8 @@ type Writer struct {
 	queue []*Frame
 	err   error
 	idle  chan struct{} // closed when nothing is left to write; nil while nobody asked
+	flows bool          // a flush is inside a write that may wait
+	leave bool          // a caller whose frame is being written has given up
 
 	// Owned by who set busy.
 	batch  []*Frame
@@ -58,10 +61,12 @@ type Writer struct {
 	try    func(fd uintptr) bool // made once: a closure per frame would allocate
 }
 
-// NewWriter makes a writer. fail is told once when the connection could not be written, and closes it; the writer itself
-// does so only to get a caller's memory back.
+// NewWriter makes a writer. fail is told once when the connection could not be written, and closes it.
 func NewWriter(conn net.Conn, fail func(error)) *Writer {
-	w := &Writer{conn: conn, fail: fail}
+	w := &Writer{Stall: WriteStall, conn: conn, fail: fail}
+	if w.pair, _ = conn.(*Pair); w.pair != nil {
+		return w
+	}
 	if s, ok := conn.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			w.raw = raw
@@ -257,7 +262,9 @@ func (w *Writer) drain() {
 			return
 		}
 		w.sent, w.sysErr = 0, nil
-		if w.raw != nil {
+		if w.pair != nil {
+			w.sent, w.sysErr = w.pair.Send(w.segs)
+		} else if w.raw != nil {
 			if err := w.raw.Write(w.try); err != nil {
 				w.sysErr = err
 			}
@@ -284,6 +291,7 @@ func (w *Writer) next() bool {
 	}
 	clear(w.batch)
 	clear(w.segs)
+	w.leave = false // it was settled
 	n := min(len(w.queue), maxBatch)
 	w.batch, w.segs = append(w.batch[:0], w.queue[:n]...), w.segs[:0]
 	w.queue = slices.Delete(w.queue, 0, n)
@@ -313,26 +321,60 @@ func skip(segs [][]byte, n int) [][]byte {
 // flush owns busy. It writes begun, the rest of the batch, then whatever is queued, until nothing is left.
 func (w *Writer) flush(begun net.Buffers) {
 	for segs := begun; ; {
-		if len(segs) > 0 {
-			err := w.conn.SetWriteDeadline(time.Now().Add(WriteStall))
-			if err == nil {
-				_, err = segs.WriteTo(w.conn)
+		if err := w.write(segs); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				err = fmt.Errorf("%w for %v", ErrStalled, w.Stall)
 			}
-			if err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) {
-					err = fmt.Errorf("%w for %v", ErrStalled, WriteStall)
-				}
-				w.broken(fmt.Errorf("%w: %w", ErrClosed, err))
-				return
-			}
-			// A deadline that passes later would fail the next immediate attempt.
-			_ = w.conn.SetWriteDeadline(time.Time{})
+			w.broken(fmt.Errorf("%w: %w", ErrClosed, err))
+			return
 		}
 		if !w.next() {
 			return
 		}
 		segs = append(net.Buffers(nil), w.segs...)
 	}
+}
+
+// write owns busy. It writes the rest of the batch, and may wait for the socket. When a caller gives up meanwhile, the rest
+// goes on from a copy.
+func (w *Writer) write(segs net.Buffers) error {
+	if len(segs) == 0 {
+		return nil
+	}
+	by := time.Now().Add(w.Stall)
+	for {
+		w.mu.Lock()
+		if w.leave {
+			segs = w.detach(segs)
+		}
+		w.flows = true
+		err := w.conn.SetWriteDeadline(by)
+		w.mu.Unlock()
+		if err == nil {
+			_, err = segs.WriteTo(w.conn)
+		}
+		w.mu.Lock()
+		w.flows = false
+		again := w.leave && errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(by)
+		if err == nil {
+			_ = w.conn.SetWriteDeadline(time.Time{}) // one that passes later would fail the next immediate attempt
+		}
+		w.mu.Unlock()
+		if !again {
+			return err
+		}
+	}
+}
+
+// detach needs mu, and owns busy. It copies what is left of the batch, so that nobody's memory is read any more.
+func (w *Writer) detach(segs net.Buffers) net.Buffers {
+	rest := bytes.Join(segs, nil)
+	for _, f := range w.batch {
+		w.settle(f, nil)
+	}
+	clear(w.batch)
+	w.batch, w.leave = w.batch[:0], false
+	return net.Buffers{rest}
 }
 
 // broken owns busy and keeps it: nothing is written after a fault.
@@ -370,18 +412,16 @@ func (w *Writer) await(ctx context.Context, f *Frame) error {
 		w.Drop(f)
 		return ctx.Err()
 	}
-	w.mu.Unlock()
-	grace := time.NewTimer(cancelGrace)
-	defer grace.Stop()
-	select {
-	case err := <-f.written:
-		w.Drop(f)
-		return err
-	case <-grace.C:
+	// A part of it has left, so the rest must; whoever writes copies that and lets the caller go.
+	w.leave = true
+	if w.flows {
+		_ = w.conn.SetWriteDeadline(past) // fails on a closed connection, as the write does
 	}
-	// Ending the connection is the only way to make the system let go of the memory.
-	_ = w.conn.Close()
+	w.mu.Unlock()
 	err := <-f.written
 	w.Drop(f)
 	return err
 }
+
+// past is a deadline that ends a write at once.
+var past = time.Unix(1, 0)

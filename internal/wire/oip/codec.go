@@ -25,6 +25,9 @@ type Memory interface {
 
 	// Give takes a block back.
 	Give(block []byte)
+
+	// Contains reports whether bytes lie in a block.
+	Contains(b []byte) bool
 }
 
 const (
@@ -86,7 +89,7 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if m.buffer != nil || m.memory != nil {
 		return fmt.Errorf("infer request: decoded into while still in use")
 	}
-	if size := data.Len(); c.Memory != nil && size > largeMessage {
+	if size := data.Len(); c.Memory != nil && size > largeMessage && (len(data) != 1 || !c.Memory.Contains(data[0].ReadOnlyData())) {
 		if block := c.Memory.Take(size + messageAlign - 1); block != nil {
 			start := -size & (messageAlign - 1) // blocks begin aligned, so the message ends so
 			m.memory, m.block, m.bytes = c.Memory, block, block[start:start+size]

@@ -23,14 +23,14 @@ func (r *Request) contents(t *tensor.Tensor, message []byte) error {
 	if want == 0 {
 		return api.Fail(api.CodeBadTensor, "", "input %q: %s has no typed contents; send it in raw_input_contents", clip(t.Name), t.Type)
 	}
-	c := typed{t: t, want: want}
+	c := typed{t: t, want: want, message: message}
 	switch {
 	case t.Type == tensor.Bytes:
 		c.out = r.open()
 	case t.Type == tensor.FP32 || t.Type == tensor.FP64:
 		c.view = true // as long as they come packed and in one piece, which is how every client sends them
 	case n > int64(len(message)):
-		return badCount(t, n)
+		return c.miscount()
 	default:
 		c.out = r.take(int(n) * t.Type.Size())[:0]
 	}
@@ -44,8 +44,19 @@ func (r *Request) contents(t *tensor.Tensor, message []byte) error {
 	return nil
 }
 
-func badCount(t *tensor.Tensor, n int64) error {
-	return api.Fail(api.CodeBadTensor, "", "input %q: shape %v needs %d elements, the contents have another number", clip(t.Name), t.Shape, n)
+// miscount tells how many elements there are, which is another number than the shape asks for.
+func (c *typed) miscount() error {
+	got := int64(0)
+	err := eachField(c.message, func(f field) error {
+		if f.number != c.want {
+			return nil
+		}
+		return f.varints(func(uint64) error { got++; return nil })
+	})
+	if err != nil {
+		return err
+	}
+	return badTensor(c.t.Name, c.t.Miscount(got))
 }
 
 // typed collects the elements of one tensor.
@@ -54,6 +65,8 @@ type typed struct {
 	want protowire.Number
 	out  []byte
 	view bool // out may still become a view of the message
+
+	message []byte
 }
 
 func (c *typed) field(f field) error {
@@ -94,8 +107,7 @@ func (c *typed) floats(f field) error {
 func (c *typed) whole(v uint64) error {
 	size := c.t.Type.Size()
 	if cap(c.out)-len(c.out) < size {
-		n, _ := tensor.Elements(c.t.Shape) // checked before
-		return badCount(c.t, n)
+		return c.miscount()
 	}
 	fits := true
 	switch c.t.Type {

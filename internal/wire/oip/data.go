@@ -21,14 +21,15 @@ func (d *decoder) elements(t *tensor.Tensor) error {
 	}
 	// An element takes at least a character and a comma: a shape that the rest of the body cannot fill is refused
 	// before memory is taken for it.
-	if n > int64(len(d.b)-d.i)/2+1 {
-		return api.Fail(api.CodeBadTensor, "", "input %q: shape %v needs %d elements, the body has room for fewer", clip(t.Name), t.Shape, n)
-	}
+	few := n > int64(len(d.b)-d.i)/2+1
 	if err := d.expect('[', "'[' of the data"); err != nil {
 		return err
 	}
 	e := &d.data
-	e.scanner, e.t, e.base64, e.whole = &d.scanner, t, false, n
+	e.scanner, e.t, e.base64, e.whole, e.start = &d.scanner, t, false, n, d.i-1
+	if few {
+		return e.count()
+	}
 	if t.Type != tensor.Bytes {
 		e.out = d.r.take(int(n) * t.Type.Size())
 		t.Data = e.out
@@ -60,6 +61,7 @@ type elements struct {
 	number decimal // the last
 	base64 bool    // BYTES may be written as {"b64":"..."}, as V1 has it
 	whole  int64   // elements of the whole tensor, when out is for all of them; else 0
+	start  int     // where the data of the whole tensor begin; -1 when they are in pieces
 }
 
 // array reads one array whose opening bracket was read, and the arrays in it.
@@ -122,10 +124,37 @@ func (e *elements) run(n int64) error {
 	return nil
 }
 
-// count says that there are more or fewer elements than the shape asks for, somewhere.
+// count says that there are more or fewer elements than the shape asks for: how many, or where the lists differ from it.
 func (e *elements) count() error {
 	n, _ := tensor.Elements(e.t.Shape) // checked before
+	if again := *e.scanner; e.start >= 0 {
+		again.i = e.start
+		if got, ok := again.leaves(1); ok && got != n {
+			return badTensor(e.t.Name, e.t.Miscount(got))
+		}
+	}
 	return api.Fail(api.CodeBadTensor, "", "input %q: the data do not have the shape %v (%d elements); the difference is at byte %d", clip(e.t.Name), e.t.Shape, n, e.i)
+}
+
+// leaves counts what lists hold, on every level; not ok when they cannot be read to their end.
+func (s *scanner) leaves(depth int) (n int64, ok bool) {
+	if s.peek() != '[' {
+		return 1, s.skip(depth) == nil
+	}
+	if depth > MaxDepth {
+		return 0, false
+	}
+	s.i++
+	for first := true; ; first = false {
+		more, err := s.more(first, ']')
+		if err != nil || !more {
+			return n, err == nil
+		}
+		inner, ok := s.leaves(depth + 1)
+		if n += inner; !ok {
+			return n, false
+		}
+	}
 }
 
 // placed says which element of which input an error is about, in row-major order from 0.

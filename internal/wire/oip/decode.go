@@ -332,7 +332,7 @@ func (d *decoder) shape(t *tensor.Tensor) error {
 			return err
 		}
 		size, ok := n.signed(64)
-		if !ok || size < 0 {
+		if !ok { // a negative one is refused with the product, when the tensor's name is known
 			return d.fail("a shape holds %s, which is not a size", clip(string(n.text)))
 		}
 		t.Shape = append(t.Shape, size)
@@ -344,18 +344,19 @@ func (d *decoder) datatype(t *tensor.Tensor) error {
 	if err != nil {
 		return err
 	}
-	if t.Type, err = datatype(text); err != nil {
-		return err
-	}
-	return nil
+	t.Type, err = datatype(t.Name, text)
+	return err
 }
 
-// datatype finds the type without making a string of its name.
-func datatype(text []byte) (tensor.Type, error) {
+// datatype finds the type of an input, whose name may not be known yet, without making a string of it.
+func datatype(input string, text []byte) (tensor.Type, error) {
 	for kind := tensor.Bool; kind <= tensor.Bytes; kind++ {
 		if kind.String() == string(text) {
 			return kind, nil
 		}
 	}
-	return tensor.Invalid, api.Fail(api.CodeBadTensor, "", "%q is not a datatype of the protocol", clip(string(text)))
+	if input == "" {
+		return tensor.Invalid, api.Fail(api.CodeBadTensor, "", "%q is not a datatype of the protocol", clip(string(text)))
+	}
+	return tensor.Invalid, api.Fail(api.CodeBadTensor, "", "input %q: %q is not a datatype of the protocol", clip(input), clip(string(text)))
 }

@@ -110,7 +110,7 @@ func (r *Request) protoInput(f field) error {
 			named = true
 			return f.name(&t.Name, "an input's name")
 		case 2:
-			t.Type, err = datatype(f.bytes)
+			t.Type, err = datatype(t.Name, f.bytes)
 			return err
 		case 3:
 			return f.varints(func(v uint64) error {

@@ -173,14 +173,14 @@ func (r *Request) finish() error {
 		}
 		for j := range i {
 			if r.Inputs[j].Name == t.Name {
-				return api.Fail(api.CodeBadTensor, "", "input %q is given twice", clip(t.Name))
+				return api.Fail(api.CodeBadTensor, "", "input %q is given twice", clip(t.Name)).WithCure("Give each input once.")
 			}
 		}
 	}
 	for i := range r.Outputs {
 		for j := range i {
 			if r.Outputs[j].Name == r.Outputs[i].Name {
-				return api.Fail(api.CodeBadTensor, "", "output %q is asked for twice", clip(r.Outputs[i].Name))
+				return api.Fail(api.CodeBadTensor, "", "output %q is asked for twice", clip(r.Outputs[i].Name)).WithCure("Ask for each output once.")
 			}
 		}
 	}

@@ -211,7 +211,7 @@ func (d *decoder) room(t *tensor.Tensor) ([]byte, error) {
 // fill reads a value of the given shape into out and gives what is left of it, or for BYTES what there is now.
 func (d *decoder) fill(t *tensor.Tensor, shape []int64, out []byte) ([]byte, error) {
 	e := &d.data
-	e.scanner, e.t, e.out, e.base64, e.whole = &d.scanner, t, out, true, 0
+	e.scanner, e.t, e.out, e.base64, e.whole, e.start = &d.scanner, t, out, true, 0, -1
 	if len(shape) == 0 {
 		if err := e.element(); err != nil {
 			return e.out, e.placed(err)

@@ -3,9 +3,14 @@
 package oci_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,4 +231,69 @@ func TestCommand(t *testing.T) {
 	}
 	step("", "pull", "--plain-http", s.OCI+"/acme/mine@"+string(pushed.Digest), "-o", "mine")
 	step("", "logout", s.OCI)
+}
+
+// TestImage pulls a version as an image with a client of images, as container runtimes do, and looks at the files.
+func TestImage(t *testing.T) {
+	s := start(t, "acme")
+	crane := build(t, "github.com/google/go-containerregistry/cmd/crane")
+	demo, err := os.ReadFile("../../../demo/digits-v1.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pushed, err := s.Push(t.Context(), "fraud", demo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	step := func(args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, crane, append(args, "--insecure")...)
+		cmd.Dir, cmd.Env = home, []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+		cmd.Stdin = strings.NewReader(s.key)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("crane %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	step("auth", "login", s.OCI, "-u", "any", "--password-stdin")
+	ref := s.OCI + "/acme/fraud:1-image"
+	first := step("digest", ref)
+	for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+		step("validate", "--fast", "--remote", ref, "--platform", platform) // the slow way takes gzip for granted
+		step("export", ref, "files.tar", "--platform", platform)
+		f, err := os.Open(filepath.Join(home, "files.tar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string][]byte{}
+		r := tar.NewReader(f)
+		for {
+			header, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[header.Name], err = io.ReadAll(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Close()
+		for _, a := range pushed.Artifacts {
+			if sum := sha256.Sum256(got[a.Path]); "sha256:"+hex.EncodeToString(sum[:]) != string(a.Digest) {
+				t.Errorf("%s: %s has other bytes: %d files came", platform, a.Path, len(got))
+			}
+		}
+	}
+	if again := step("digest", s.OCI+"/acme/fraud@"+first); again != first {
+		t.Errorf("the digest was %s and is %s", first, again)
+	}
+	if names := step("catalog", s.OCI); names != "acme/fraud" {
+		t.Errorf("the repositories are %q", names)
+	}
 }

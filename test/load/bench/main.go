@@ -37,6 +37,8 @@ func main() {
 		}
 	case len(os.Args) == 3 && os.Args[1] == "sink":
 		err = runSink(ctx, os.Stdout)
+	case len(os.Args) == 3 && os.Args[1] == "offer":
+		err = runOffer(ctx, os.Args[2], os.Stdout)
 	case len(os.Args) >= 2 && os.Args[1] == "stage":
 		err = runStage(ctx, os.Args[2:], os.Stdout)
 	default:

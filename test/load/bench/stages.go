@@ -41,6 +41,7 @@ var stages = map[string]func(ctx context.Context, b *bed) error{
 	"batch":  batchStage,
 	"image":  imageStage,
 	"routes": routesStage,
+	"fair":   fairStage,
 }
 
 func parseStage(args []string, out io.Writer) (stageOptions, error) {
@@ -74,7 +75,7 @@ func parseStage(args []string, out io.Writer) (stageOptions, error) {
 // runStage is `bench stage NAME [FLAGS]`: one more table, with its floors below it.
 func runStage(ctx context.Context, args []string, out io.Writer) (err error) {
 	if len(args) == 0 || stages[args[0]] == nil {
-		return errors.New("name a stage: python, batch, image or routes")
+		return errors.New("name a stage: python, batch, image, routes or fair")
 	}
 	o, err := parseStage(args[1:], out)
 	if err != nil {

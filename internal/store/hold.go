@@ -1,0 +1,288 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/penstock/penstock/api"
+)
+
+// What tenants hold. A row of tenant_blobs keeps bytes alive, a reservation does so while bytes are on their way. Both are
+// written in transactions that never overlap with those of the sweep, and that is all that makes the sweep safe: bytes are
+// deleted only after a transaction found neither and marked them, and nobody can hold what is marked.
+
+// Reserve sets room aside before bytes arrive. A reservation of the same id and blob is changed to the bytes given, by
+// which an upload of unknown length grows. A blob that the tenant holds needs no room, but is touched. It fails with
+// CodeQuotaExceeded, or with the cause api.ErrSwept while the blob is being deleted.
+func (db *DB) Reserve(ctx context.Context, room ...api.Reservation) error {
+	return change(ctx, db, "reserve room", func(ctx context.Context, s session) error {
+		for rest := room; len(rest) > 0; {
+			n := 1
+			for n < len(rest) && n < indexRowsMax && rest[n].ID == rest[0].ID && rest[n].Tenant == rest[0].Tenant {
+				n++
+			}
+			if err := reserve(ctx, s, rest[:n]); err != nil {
+				return err
+			}
+			rest = rest[n:]
+		}
+		return nil
+	})
+}
+
+// reserve makes one reservation of blobs of one tenant.
+func reserve(ctx context.Context, s session, room []api.Reservation) error {
+	first := room[0]
+	if err := needTenant(ctx, s, first.Tenant); err != nil {
+		return err
+	}
+	quota, err := quotaOf(ctx, s, first.Tenant)
+	if err != nil {
+		return err
+	}
+	var blobs []api.Digest
+	for _, r := range room {
+		if r.Blob != "" && !slices.Contains(blobs, r.Blob) {
+			blobs = append(blobs, r.Blob)
+		}
+	}
+	held := map[api.Digest]bool{}
+	if len(blobs) > 0 {
+		if err := notSwept(ctx, s, blobs); err != nil {
+			return err
+		}
+		if held, err = touch(ctx, s, first.Tenant, blobs, first.At); err != nil {
+			return err
+		}
+		// What was set aside before the digest was known is for these blobs.
+		if _, err := s.exec(ctx, `DELETE FROM reservations WHERE id = ? AND blob = ''`, first.ID); err != nil {
+			return err
+		}
+	}
+	var cells []any
+	var more, count int64
+	for i, r := range room {
+		if r.Blob != "" && slices.ContainsFunc(room[i+1:], func(o api.Reservation) bool { return o.Blob == r.Blob }) {
+			continue // the last counts
+		}
+		one := int64(1)
+		if held[r.Blob] {
+			one, r.Bytes = 0, 0
+		}
+		more, count = more+r.Bytes, count+one
+		cells = append(cells, r.ID, r.Blob, r.Tenant, r.Bytes, one, r.Holder, r.At)
+	}
+	if err := roomFor(ctx, s, quota, first, blobs, more, count); err != nil {
+		return err
+	}
+	return insertMany(ctx, s, `INSERT INTO reservations (id, blob, tenant, bytes, blobs, holder, made) VALUES `,
+		` ON CONFLICT (id, blob) DO UPDATE SET bytes = excluded.bytes, blobs = excluded.blobs, made = excluded.made`, 7, cells)
+}
+
+// ReleaseRoom ends a reservation; one that is unknown is no error.
+func (db *DB) ReleaseRoom(ctx context.Context, id string) error {
+	return change(ctx, db, "release room", func(ctx context.Context, s session) error { return release(ctx, s, id) })
+}
+
+func release(ctx context.Context, s session, id string) error {
+	if id == "" {
+		return nil
+	}
+	_, err := s.exec(ctx, `DELETE FROM reservations WHERE id = ?`, id)
+	return err
+}
+
+// KeepRoom ends what a holder reserved in an earlier life, but for what it says that it still needs.
+func (db *DB) KeepRoom(ctx context.Context, holder string, but []api.Reservation) error {
+	return change(ctx, db, "release room", func(ctx context.Context, s session) error {
+		if _, err := s.exec(ctx, `DELETE FROM reservations WHERE holder = ?`, holder); err != nil {
+			return err
+		}
+		for _, r := range but {
+			// Nothing is checked: these bytes are here already.
+			if _, err := s.exec(ctx, `INSERT INTO reservations (id, blob, tenant, bytes, blobs, holder, made) VALUES (?, ?, ?, ?, 1, ?, ?)
+				ON CONFLICT DO NOTHING`, r.ID, r.Blob, r.Tenant, r.Bytes, holder, r.At); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// KeepBlob makes a tenant, and a repository that is named, hold a blob whose bytes are in the store.
+func (db *DB) KeepBlob(ctx context.Context, k api.BlobKeep) error {
+	return change(ctx, db, "keep the blob", func(ctx context.Context, s session) error {
+		if err := needTenant(ctx, s, k.Tenant); err != nil {
+			return err
+		}
+		if err := release(ctx, s, k.Reservation); err != nil {
+			return err
+		}
+		if k.Name == "" {
+			return hold(ctx, s, k.Tenant, []api.RepositoryBlob{k.Blob}, k.At)
+		}
+		return linkBlob(ctx, s, k.Repository, k.Blob, k.At)
+	})
+}
+
+// TakeBlobs tells how long those of the blobs are that the tenant holds, keeps them for another grace, and reserves them,
+// which takes no room.
+func (db *DB) TakeBlobs(ctx context.Context, room ...api.Reservation) (map[api.Digest]int64, error) {
+	return write(ctx, db, "take the blobs", func(ctx context.Context, s session) (map[api.Digest]int64, error) {
+		sizes := make(map[api.Digest]int64, len(room))
+		var cells []any
+		for _, r := range room {
+			var size int64
+			held, err := s.one(ctx, `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob = ? RETURNING size`, []any{r.At, r.Tenant, r.Blob}, &size)
+			if err != nil {
+				return nil, err
+			}
+			// One that is held is not being deleted.
+			if _, again := sizes[r.Blob]; held && !again {
+				sizes[r.Blob] = size
+				cells = append(cells, r.ID, r.Blob, r.Tenant, 0, 0, r.Holder, r.At)
+			}
+		}
+		return sizes, insertMany(ctx, s, `INSERT INTO reservations (id, blob, tenant, bytes, blobs, holder, made) VALUES `,
+			` ON CONFLICT (id, blob) DO UPDATE SET made = excluded.made`, 7, cells)
+	})
+}
+
+// touch keeps blobs for another grace that the tenant holds, and tells which those are.
+func touch(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time) (held map[api.Digest]bool, _ error) {
+	held = make(map[api.Digest]bool, len(blobs))
+	return held, s.each(ctx, `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob IN (`+marks(len(blobs))+`) RETURNING blob`,
+		append([]any{at, t}, anys(blobs)...), func(scan func(...any) error) error {
+			var b api.Digest
+			err := scan(&b)
+			held[b] = true
+			return err
+		})
+}
+
+// touchAfter is how old a look at a blob must be before another one is written down.
+const touchAfter = 10 * time.Minute
+
+// HeldBlob tells how long a blob is that the tenant holds. Whoever asks may go on without sending it, so it is kept for
+// another grace.
+func (db *DB) HeldBlob(ctx context.Context, t api.TenantID, b api.Digest, at api.Time) (size int64, err error) {
+	type row struct {
+		size    int64
+		touched api.Time
+	}
+	held, err := read(ctx, db, "find the blob", func(ctx context.Context, s session) (r row, _ error) {
+		found, err := s.one(ctx, `SELECT size, touched FROM tenant_blobs WHERE tenant = ? AND blob = ?`, []any{t, b}, &r.size, &r.touched)
+		if err == nil && !found {
+			err = api.Fail(api.CodeBlobNotFound, string(b), "no such blob")
+		}
+		return r, err
+	})
+	if err != nil || held.touched >= at.Before(touchAfter) {
+		return held.size, err
+	}
+	return held.size, change(ctx, db, "find the blob", func(ctx context.Context, s session) error {
+		held, err := touch(ctx, s, t, []api.Digest{b}, at)
+		if err == nil && !held[b] {
+			err = api.Fail(api.CodeBlobNotFound, string(b), "no such blob")
+		}
+		return err
+	})
+}
+
+// hold writes down that a tenant holds blobs, and counts them.
+func hold(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, at api.Time) error {
+	for len(blobs) > indexRowsMax {
+		if err := hold(ctx, s, t, blobs[:indexRowsMax], at); err != nil {
+			return err
+		}
+		blobs = blobs[indexRowsMax:]
+	}
+	var digests []api.Digest
+	for _, b := range blobs {
+		if !slices.Contains(digests, b.Blob) {
+			digests = append(digests, b.Blob)
+		}
+	}
+	if len(digests) == 0 {
+		return nil
+	}
+	if err := notSwept(ctx, s, digests); err != nil {
+		return err
+	}
+	held, err := touch(ctx, s, t, digests, at)
+	if err != nil || len(held) == len(digests) {
+		return err
+	}
+	var cells, fresh []any
+	var bytes int64
+	for _, b := range blobs {
+		if !held[b.Blob] {
+			held[b.Blob] = true
+			cells, fresh, bytes = append(cells, t, b.Blob, b.Size, at), append(fresh, b.Blob), bytes+b.Size
+		}
+	}
+	if err := insertMany(ctx, s, `INSERT INTO tenant_blobs (tenant, blob, size, touched) VALUES `, "", 4, cells); err != nil {
+		return err
+	}
+	if _, err := s.exec(ctx, `DELETE FROM dead_blobs WHERE blob IN (`+marks(len(fresh))+`)`, fresh...); err != nil {
+		return err
+	}
+	return use(ctx, s, t, bytes, int64(len(fresh)))
+}
+
+// use counts what a tenant holds.
+func use(ctx context.Context, s session, t api.TenantID, bytes, blobs int64) error {
+	_, err := s.exec(ctx, `INSERT INTO tenant_usage (tenant, bytes, blobs) VALUES (?, ?, ?)
+		ON CONFLICT (tenant) DO UPDATE SET bytes = tenant_usage.bytes + excluded.bytes, blobs = tenant_usage.blobs + excluded.blobs`, t, bytes, blobs)
+	return err
+}
+
+// notSwept refuses to hold bytes that a sweep is deleting.
+func notSwept(ctx context.Context, s session, blobs []api.Digest) error {
+	var swept api.Digest
+	found, err := s.one(ctx, `SELECT blob FROM dead_blobs WHERE blob IN (`+marks(len(blobs))+`) AND sweep <> '' LIMIT 1`, anys(blobs), &swept)
+	if err != nil || !found {
+		return err
+	}
+	e := api.Fail(api.CodeUnavailable, string(swept), "the blob was dead, and is being deleted at this moment").
+		WithCure("Send it again.").Because(api.ErrSwept)
+	e.RetryAfter = time.Second
+	return e
+}
+
+// promised makes sure that blobs that a version is made of did not go away since they were uploaded: the tenant holds them,
+// or this push reserved them.
+func promised(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, reservation string) error {
+	for len(blobs) > indexRowsMax {
+		if err := promised(ctx, s, t, blobs[:indexRowsMax], reservation); err != nil {
+			return err
+		}
+		blobs = blobs[indexRowsMax:]
+	}
+	if len(blobs) == 0 {
+		return nil
+	}
+	there := map[api.Digest]bool{}
+	digests := make([]any, len(blobs))
+	for i, b := range blobs {
+		digests[i] = b.Blob
+	}
+	args := append(append([]any{t}, digests...), append([]any{reservation}, digests...)...)
+	err := s.each(ctx, `SELECT blob FROM tenant_blobs WHERE tenant = ? AND blob IN (`+marks(len(blobs))+`)
+		UNION ALL SELECT blob FROM reservations WHERE id = ? AND blob IN (`+marks(len(blobs))+`)`, args, func(scan func(...any) error) error {
+		var b api.Digest
+		err := scan(&b)
+		there[b] = true
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, b := range blobs {
+		if !there[b.Blob] {
+			return api.Fail(api.CodeBlobNotFound, string(b.Blob), "the blob was collected before the push ended")
+		}
+	}
+	return nil
+}
