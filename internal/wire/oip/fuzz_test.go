@@ -171,7 +171,7 @@ func TestHostileProto(t *testing.T) {
 func FuzzDecodeV1(f *testing.F) {
 	for _, seed := range []string{
 		`{"instances":[[1,2],[3,4.5]]}`, `{"instances":[{"x":[1,2],"s":"a"},{"s":{"b64":"/w=="},"x":[3,4]}]}`,
-		`{"inputs":{"x":[[1,2]],"s":["a"]},"signature_name":"s"}`, `{"inputs":[[]]}`, `{"instances":[1,2]}`, `{"instances":[]}`,
+		`{"inputs":{"x":[[1,2]],"s":["a"]},"signature_name":"s"}`, `{"inputs":[[]]}`, `{"instances":[1,2]}`, `{"instances":[]}`, `{"instances":[{}]}`,
 	} {
 		f.Add([]byte(seed), true)
 		f.Add([]byte(seed), false)

@@ -406,8 +406,11 @@ func emptyLists(shape []int64) int64 {
 	return n
 }
 
-// appendRows appends an object for each item of the batch.
+// appendRows appends an object for each item of the batch; without outputs none is known.
 func appendRows(dst []byte, nests []nest) ([]byte, error) {
+	if len(nests) == 0 {
+		return append(dst, "[]"...), nil
+	}
 	for i := range nests {
 		if t := &nests[i].t; len(t.Shape) == 0 || t.Shape[0] != nests[0].t.Shape[0] {
 			return dst, api.Fail(api.CodeBadTensor, "", "output %q has the shape %v: the outputs cannot be told apart by instance", clip(t.Name), t.Shape).
