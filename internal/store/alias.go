@@ -20,11 +20,8 @@ func (db *DB) MoveAlias(ctx context.Context, move api.AliasChange) (api.Alias, e
 
 // moveAlias also keeps the index of versions, and records alias.moved or alias.deleted.
 func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (now api.Alias, _ error) {
-	old, found, err := findAlias(ctx, s, move.Tenant, move.Model, move.Alias)
+	old, found, err := mayMove(ctx, s, move)
 	if err != nil {
-		return now, err
-	}
-	if err := mayMove(ctx, s, move, old); err != nil {
 		return now, err
 	}
 	if move.To != 0 && old.Version == 0 {
@@ -36,7 +33,7 @@ func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (
 		return now, err
 	}
 	// A name means one thing to OCI clients: an alias that is moved by hand takes the place of a tag.
-	if _, err := s.exec(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`,
+	if err := s.put(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`,
 		move.Tenant, move.Model, move.Alias); err != nil {
 		return now, err
 	}
@@ -49,13 +46,13 @@ func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (
 		}
 	}
 	now = api.Alias{Name: move.Alias, Version: move.To, Moved: move.At, MovedBy: clean(move.Mover()), Moves: old.Moves + 1}
-	if _, err := s.exec(ctx, `INSERT INTO aliases (tenant, model, name, version, moved, moved_by, moves) VALUES (?, ?, ?, ?, ?, ?, ?)
+	if err := s.put(ctx, `INSERT INTO aliases (tenant, model, name, version, moved, moved_by, moves) VALUES (?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (tenant, model, name) DO UPDATE SET version = excluded.version, moved = excluded.moved,
 		moved_by = excluded.moved_by, moves = excluded.moves`,
 		move.Tenant, move.Model, now.Name, now.Version, now.Moved, now.MovedBy, now.Moves); err != nil {
 		return now, err
 	}
-	if _, err = s.exec(ctx, `INSERT INTO alias_moves (tenant, model, alias, seq, from_version, to_version, moved, moved_by, why)
+	if err = s.put(ctx, `INSERT INTO alias_moves (tenant, model, alias, seq, from_version, to_version, moved, moved_by, why)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		move.Tenant, move.Model, now.Name, now.Moves, old.Version, now.Version, now.Moved, now.MovedBy, clean(move.Why)); err != nil {
 		return now, err
@@ -83,21 +80,38 @@ func moved(move *api.AliasChange, from api.VersionNumber) api.Event {
 	return e
 }
 
-// mayMove checks all that a move depends on. What is expected is asked before the rule: who comes too late must not be told
-// that a gate is missing for a move that would not happen.
-func mayMove(ctx context.Context, s session, move *api.AliasChange, old api.Alias) error {
+// mayMove finds the alias and all that a move of it depends on, and checks it.
+func mayMove(ctx context.Context, s session, move *api.AliasChange) (old api.Alias, found bool, _ error) {
+	var to []api.Version
+	var rules []api.AliasRule
+	if err := askVersions(ctx, s, &to, versionByNumber, move.Tenant, move.Model, move.To); err != nil {
+		return old, false, err
+	}
+	if err := askRules(ctx, s, &rules, `SELECT doc FROM alias_rules WHERE tenant = ? AND model = ? AND alias = ?`,
+		move.Tenant, move.Model, move.Alias); err != nil {
+		return old, false, err
+	}
+	old, found, err := findAlias(ctx, s, move.Tenant, move.Model, move.Alias)
+	if err != nil {
+		return old, false, err
+	}
+	return old, found, checkMove(ctx, s, move, old, to, rules)
+}
+
+// checkMove asks what is expected before the rule: who comes too late must not be told that a gate is missing for a move that
+// would not happen. The rule is of the transaction of the move: no result of a gate and no rule comes between.
+func checkMove(ctx context.Context, s session, move *api.AliasChange, old api.Alias, to []api.Version, rules []api.AliasRule) error {
 	subject := api.Ref{Model: move.Model, Alias: move.Alias}.String()
-	var to *api.Version
-	if move.To != 0 {
-		v, err := needVersion(ctx, s, move.Tenant, move.Model, move.To)
-		if err != nil {
+	switch {
+	case move.To != 0 && len(to) == 0:
+		return noVersion(ctx, s, move.Tenant, api.Ref{Model: move.Model, Version: move.To})
+	case move.To == 0:
+		if _, err := needModel(ctx, s, move.Tenant, move.Model); err != nil {
 			return err
 		}
-		to = &v
-	} else if _, err := needModel(ctx, s, move.Tenant, move.Model); err != nil {
-		return err
-	} else if old.Version == 0 {
-		return api.Fail(api.CodeAliasNotFound, subject, "the model has no such alias")
+		if old.Version == 0 {
+			return api.Fail(api.CodeAliasNotFound, subject, "the model has no such alias")
+		}
 	}
 	if expected := move.Moves < 0 || move.Moves == old.Moves || move.Moves == 0 && old.Version == 0; !expected {
 		return api.Fail(api.CodeStale, subject, "the alias has moved %d times, not %d", old.Moves, move.Moves)
@@ -109,10 +123,14 @@ func mayMove(ctx context.Context, s session, move *api.AliasChange, old api.Alia
 		}
 		return api.Fail(api.CodeStale, subject, "the alias names %s, not version %d", names, *move.Expect)
 	}
-	if to != nil && old.Version == move.To {
-		return nil // it is there already
+	if move.To != 0 && old.Version == move.To || len(rules) == 0 {
+		return nil // it is there already, or anybody may move it
 	}
-	return checkRule(ctx, s, move, to)
+	var version *api.Version
+	if len(to) > 0 {
+		version = &to[0]
+	}
+	return rules[0].Check(move.By, version)
 }
 
 // AliasHistory lists the moves of an alias, newest first; a deleted alias still has them.

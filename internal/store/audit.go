@@ -13,11 +13,11 @@ const auditHeadsKept = 4096
 // shows that somebody changed the files.
 func (db *DB) PutAuditHead(ctx context.Context, h api.AuditHead) error {
 	return change(ctx, db, "keep the audit's head", func(ctx context.Context, s session) error {
-		if _, err := s.exec(ctx, `INSERT INTO audit_heads (ledger, seq, hash, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		if err := s.put(ctx, `INSERT INTO audit_heads (ledger, seq, hash, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			h.Ledger, h.Seq, h.Hash, h.At); err != nil {
 			return err
 		}
-		_, err := s.exec(ctx, `DELETE FROM audit_heads WHERE ledger = ? AND seq < (SELECT MIN(seq) FROM
+		err := s.put(ctx, `DELETE FROM audit_heads WHERE ledger = ? AND seq < (SELECT MIN(seq) FROM
 			(SELECT seq FROM audit_heads WHERE ledger = ? ORDER BY seq DESC LIMIT ?) newest)`, h.Ledger, h.Ledger, auditHeadsKept)
 		return err
 	})

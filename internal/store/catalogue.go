@@ -132,7 +132,7 @@ func indexNotes(ctx context.Context, s session, v *api.Version) error {
 	if err != nil || entry == 0 {
 		return err
 	}
-	if _, err := s.exec(ctx, `DELETE FROM catalogue_words WHERE entry = ? AND field IN (?, ?, ?, ?, ?, ?)`, append([]any{entry}, noteFields...)...); err != nil {
+	if err := s.put(ctx, `DELETE FROM catalogue_words WHERE entry = ? AND field IN (?, ?, ?, ?, ?, ?)`, append([]any{entry}, noteFields...)...); err != nil {
 		return err
 	}
 	for _, family := range []string{"gate.", "metrics."} {
@@ -153,19 +153,18 @@ func (f *facts) tensors(field string, specs []api.TensorSpec) {
 }
 
 // indexVersion enters a version that was just committed, which is its model's newest.
-func indexVersion(ctx context.Context, s session, v *api.Version) error {
+func indexVersion(ctx context.Context, s session, v *api.Version, entry int64) error {
 	if err := forgetLatest(ctx, s, v.Tenant, v.Model); err != nil {
 		return err
 	}
 	f := factsOf(v)
 	f.word("latest", "true")
-	_, err := enter(ctx, s, v, f)
-	return err
+	return enter(ctx, s, v, entry, f)
 }
 
 // forgetLatest takes latest from the model's newest version in the index, which is the one that has it.
 func forgetLatest(ctx context.Context, s session, t api.TenantID, m api.ModelName) error {
-	_, err := s.exec(ctx, `DELETE FROM catalogue_words WHERE field = 'latest' AND entry = (SELECT entry FROM catalogue
+	err := s.put(ctx, `DELETE FROM catalogue_words WHERE field = 'latest' AND entry = (SELECT entry FROM catalogue
 		WHERE tenant = ? AND model = ? ORDER BY number DESC LIMIT 1)`, t, m)
 	return err
 }
@@ -188,7 +187,7 @@ func unindexVersion(ctx context.Context, s session, v *api.Version) error {
 	if err := forgetLatest(ctx, s, v.Tenant, v.Model); err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `DELETE FROM catalogue WHERE tenant = ? AND model = ? AND number = ?`, v.Tenant, v.Model, v.Number); err != nil {
+	if err := s.put(ctx, `DELETE FROM catalogue WHERE tenant = ? AND model = ? AND number = ?`, v.Tenant, v.Model, v.Number); err != nil {
 		return err
 	}
 	return markLatest(ctx, s, v.Tenant, v.Model)
@@ -202,44 +201,67 @@ func reindexVersion(ctx context.Context, s session, v *api.Version) error {
 	if entry, err := findEntry(ctx, s, v.Tenant, v.Model, v.Number); err != nil {
 		return err
 	} else if entry == 0 {
-		if _, err := enter(ctx, s, v, factsOf(v)); err != nil {
+		if entry, err = nextEntry(ctx, s); err != nil {
+			return err
+		}
+		if err := enter(ctx, s, v, entry, factsOf(v)); err != nil {
 			return err
 		}
 	}
 	return markLatest(ctx, s, v.Tenant, v.Model)
 }
 
-// enter writes a version's entry and all that is known of it.
-func enter(ctx context.Context, s session, v *api.Version, f facts) (entry int64, _ error) {
-	if _, err := s.one(ctx, `INSERT INTO catalogue (entry, tenant, model, number)
-		VALUES ((SELECT COALESCE(MAX(entry), 0) + 1 FROM catalogue), ?, ?, ?) RETURNING entry`, []any{v.Tenant, v.Model, v.Number}, &entry); err != nil {
-		return 0, err
-	}
-	return entry, f.write(ctx, s, v.Tenant, entry)
+// nextEntry is the number of the entry that is made next.
+func nextEntry(ctx context.Context, s session) (entry int64, _ error) {
+	_, err := s.one(ctx, `SELECT COALESCE(MAX(entry), 0) + 1 FROM catalogue`, nil, &entry)
+	return entry, err
 }
 
-// write adds facts to an entry. Names that were cut to the same text count once.
+// enter writes a version's entry, which has the next number, and all that is known of it.
+func enter(ctx context.Context, s session, v *api.Version, entry int64, f facts) error {
+	if err := s.put(ctx, `INSERT INTO catalogue (entry, tenant, model, number) VALUES (?, ?, ?, ?)`, entry, v.Tenant, v.Model, v.Number); err != nil {
+		return err
+	}
+	return f.insert(ctx, s, v.Tenant, entry, "")
+}
+
+// write adds facts to an entry that may have some of them.
 func (f facts) write(ctx context.Context, s session, t api.TenantID, entry int64) error {
+	return f.insert(ctx, s, t, entry, onConflict)
+}
+
+// insert writes the rows. Names that were cut to the same text count once.
+func (f facts) insert(ctx context.Context, s session, t api.TenantID, entry int64, conflict string) error {
 	var words, terms, amounts []any
+	known := make(map[fact]bool, len(f.words)+len(f.amounts))
 	for _, w := range f.words {
-		words = append(words, entry, w.field, w.word, t)
-		terms = append(terms, t, w.field, w.word)
+		if !known[w] {
+			known[w] = true
+			words = append(words, entry, w.field, w.word, t)
+			terms = append(terms, t, w.field, w.word)
+		}
 	}
+	clear(known)
 	for _, a := range f.amounts {
-		amounts = append(amounts, entry, a.field, a.amount, t)
+		if field := (fact{field: a.field}); !known[field] {
+			known[field] = true
+			amounts = append(amounts, entry, a.field, a.amount, t)
+		}
 	}
-	if err := insertRows(ctx, s, `INSERT INTO catalogue_words (entry, field, word, tenant) VALUES `, 4, words); err != nil {
+	if err := insertMany(ctx, s, `INSERT INTO catalogue_words (entry, field, word, tenant) VALUES `, conflict, 4, words); err != nil {
 		return err
 	}
 	if err := insertRows(ctx, s, `INSERT INTO catalogue_terms (tenant, field, word) VALUES `, 3, terms); err != nil {
 		return err
 	}
-	return insertRows(ctx, s, `INSERT INTO catalogue_amounts (entry, field, amount, tenant) VALUES `, 4, amounts)
+	return insertMany(ctx, s, `INSERT INTO catalogue_amounts (entry, field, amount, tenant) VALUES `, conflict, 4, amounts)
 }
+
+const onConflict = " ON CONFLICT DO NOTHING"
 
 // insertRows writes rows that are not there yet.
 func insertRows(ctx context.Context, s session, insert string, columns int, cells []any) error {
-	return insertMany(ctx, s, insert, " ON CONFLICT DO NOTHING", columns, cells)
+	return insertMany(ctx, s, insert, onConflict, columns, cells)
 }
 
 // insertMany writes rows, many in one statement: on PostgreSQL each statement is a way there and back. conflict ends it.
@@ -248,7 +270,7 @@ func insertMany(ctx context.Context, s session, insert, conflict string, columns
 	for len(cells) > 0 {
 		rows := min(len(cells)/columns, indexRowsMax)
 		text := insert + strings.TrimSuffix(strings.Repeat(row+", ", rows), ", ") + conflict
-		if _, err := s.exec(ctx, text, cells[:rows*columns]...); err != nil {
+		if err := s.put(ctx, text, cells[:rows*columns]...); err != nil {
 			return err
 		}
 		cells = cells[rows*columns:]
@@ -283,7 +305,7 @@ func forget(ctx context.Context, s session, entry int64, family string) error {
 	after := strings.TrimSuffix(family, ".") + "/" // the next byte after the dot
 	for _, from := range []string{`DELETE FROM catalogue_words WHERE entry = ? AND field >= ? AND field < ?`,
 		`DELETE FROM catalogue_amounts WHERE entry = ? AND field >= ? AND field < ?`} {
-		if _, err := s.exec(ctx, from, entry, family, after); err != nil {
+		if err := s.put(ctx, from, entry, family, after); err != nil {
 			return err
 		}
 	}
@@ -293,18 +315,19 @@ func forget(ctx context.Context, s session, entry int64, family string) error {
 // indexAlias moves an alias from the entry of one version to that of another; 0 is none.
 func indexAlias(ctx context.Context, s session, move *api.AliasChange, from api.VersionNumber) error {
 	if from != 0 {
-		if _, err := s.exec(ctx, `DELETE FROM catalogue_words WHERE field = 'alias' AND word = ? AND entry = (SELECT entry FROM catalogue
+		if err := s.put(ctx, `DELETE FROM catalogue_words WHERE field = 'alias' AND word = ? AND entry = (SELECT entry FROM catalogue
 			WHERE tenant = ? AND model = ? AND number = ?)`, move.Alias, move.Tenant, move.Model, from); err != nil {
 			return err
 		}
 	}
-	entry, err := findEntry(ctx, s, move.Tenant, move.Model, move.To)
-	if err != nil || entry == 0 {
+	if move.To == 0 {
+		return nil
+	}
+	if err := s.put(ctx, `INSERT INTO catalogue_words (entry, field, word, tenant) SELECT entry, 'alias', ?, tenant FROM catalogue
+		WHERE tenant = ? AND model = ? AND number = ? ON CONFLICT DO NOTHING`, move.Alias, move.Tenant, move.Model, move.To); err != nil {
 		return err
 	}
-	var f facts
-	f.word("alias", string(move.Alias))
-	return f.write(ctx, s, move.Tenant, entry)
+	return insertRows(ctx, s, `INSERT INTO catalogue_terms (tenant, field, word) VALUES `, 3, []any{move.Tenant, "alias", move.Alias})
 }
 
 // indexMissing enters the versions that are not in the index: those of before there was one, and those of a dump. Deleted
@@ -350,7 +373,11 @@ func indexSome(ctx context.Context, s session, after api.Version) (last api.Vers
 		if newest == int64(v.Number) {
 			f.word("latest", "true")
 		}
-		if _, err := enter(ctx, s, v, f); err != nil {
+		entry, err := nextEntry(ctx, s)
+		if err != nil {
+			return last, err
+		}
+		if err := enter(ctx, s, v, entry, f); err != nil {
 			return last, err
 		}
 		last = *v

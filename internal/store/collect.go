@@ -90,7 +90,7 @@ func (db *DB) collectVersions(ctx context.Context, s session, terms api.CollectT
 		if err != nil {
 			return nil, "", err
 		}
-		if _, err := s.exec(ctx, `DELETE FROM versions WHERE tenant = ? AND model = ? AND number = ?`, c.Tenant, ref.Model, ref.Version); err != nil {
+		if err := s.put(ctx, `DELETE FROM versions WHERE tenant = ? AND model = ? AND number = ?`, c.Tenant, ref.Model, ref.Version); err != nil {
 			return nil, "", err
 		}
 		if err := db.appendEvent(ctx, s, api.Event{Tenant: c.Tenant, At: terms.Now, Kind: "version.collected", Subject: c.Subject,
@@ -212,7 +212,7 @@ func removeManifest(ctx context.Context, s session, repo api.Repository, d api.C
 		return nil, err
 	}
 	for _, table := range []string{"manifest_parts", "manifests"} {
-		if _, err := s.exec(ctx, `DELETE FROM `+table+` WHERE tenant = ? AND repository = ? AND digest = ?`, repo.Tenant, repo.Name, d); err != nil {
+		if err := s.put(ctx, `DELETE FROM `+table+` WHERE tenant = ? AND repository = ? AND digest = ?`, repo.Tenant, repo.Name, d); err != nil {
 			return nil, err
 		}
 	}
@@ -247,7 +247,7 @@ func collectLinks(ctx context.Context, s session, terms api.CollectTerms, most i
 	}
 	var found []api.Collected
 	for _, l := range dead {
-		if _, err := s.exec(ctx, `DELETE FROM repository_blobs WHERE tenant = ? AND repository = ? AND digest = ?`, l.repo.Tenant, l.repo.Name, l.digest); err != nil {
+		if err := s.put(ctx, `DELETE FROM repository_blobs WHERE tenant = ? AND repository = ? AND digest = ?`, l.repo.Tenant, l.repo.Name, l.digest); err != nil {
 			return nil, "", err
 		}
 		found = append(found, api.Collected{Kind: api.CollectedLink, Tenant: l.repo.Tenant, Subject: l.repo.Name + "@" + string(l.digest), Bytes: l.size,
@@ -295,13 +295,13 @@ func collectHolds(ctx context.Context, s session, terms api.CollectTerms, most i
 		return nil, "", err
 	}
 	for _, c := range found {
-		if _, err := s.exec(ctx, `DELETE FROM tenant_blobs WHERE tenant = ? AND blob = ?`, c.Tenant, c.Subject); err != nil {
+		if err := s.put(ctx, `DELETE FROM tenant_blobs WHERE tenant = ? AND blob = ?`, c.Tenant, c.Subject); err != nil {
 			return nil, "", err
 		}
 		if err := use(ctx, s, c.Tenant, -c.Bytes, -1); err != nil {
 			return nil, "", err
 		}
-		if _, err := s.exec(ctx, `INSERT INTO dead_blobs (blob, size, since, sweep) SELECT ?, ?, 0, ''
+		if err := s.put(ctx, `INSERT INTO dead_blobs (blob, size, since, sweep) SELECT ?, ?, 0, ''
 			WHERE NOT EXISTS (SELECT 1 FROM tenant_blobs WHERE blob = ?) ON CONFLICT (blob) DO UPDATE SET since = 0`, c.Subject, c.Bytes, c.Subject); err != nil {
 			return nil, "", err
 		}
@@ -373,7 +373,7 @@ func (db *DB) ClaimDead(ctx context.Context, run string, terms api.CollectTerms,
 			return o, err
 		}
 		for _, b := range o.dead {
-			if _, err := s.exec(ctx, `UPDATE dead_blobs SET sweep = ? WHERE blob = ?`, run, b.Digest); err != nil {
+			if err := s.put(ctx, `UPDATE dead_blobs SET sweep = ? WHERE blob = ?`, run, b.Digest); err != nil {
 				return o, err
 			}
 		}
@@ -385,7 +385,7 @@ func (db *DB) ClaimDead(ctx context.Context, run string, terms api.CollectTerms,
 
 func dueBlobs(ctx context.Context, s session, terms api.CollectTerms, after api.Digest, most int) (due []api.BlobInfo, _ error) {
 	// What came to life again is no longer dead, and is forgotten here: a reservation does not do so by itself.
-	if _, err := s.exec(ctx, `DELETE FROM dead_blobs WHERE sweep = '' AND (EXISTS (SELECT 1 FROM tenant_blobs t WHERE t.blob = dead_blobs.blob)
+	if err := s.put(ctx, `DELETE FROM dead_blobs WHERE sweep = '' AND (EXISTS (SELECT 1 FROM tenant_blobs t WHERE t.blob = dead_blobs.blob)
 		OR EXISTS (SELECT 1 FROM reservations r WHERE r.blob = dead_blobs.blob))`); err != nil {
 		return nil, err
 	}
@@ -403,12 +403,12 @@ func dueBlobs(ctx context.Context, s session, terms api.CollectTerms, after api.
 func (db *DB) FinishDead(ctx context.Context, run string, gone, left []api.Digest) error {
 	return change(ctx, db, "end the sweep", func(ctx context.Context, s session) error {
 		for _, b := range gone {
-			if _, err := s.exec(ctx, `DELETE FROM dead_blobs WHERE blob = ? AND sweep = ?`, b, run); err != nil {
+			if err := s.put(ctx, `DELETE FROM dead_blobs WHERE blob = ? AND sweep = ?`, b, run); err != nil {
 				return err
 			}
 		}
 		for _, b := range left {
-			if _, err := s.exec(ctx, `UPDATE dead_blobs SET sweep = '' WHERE blob = ? AND sweep = ?`, b, run); err != nil {
+			if err := s.put(ctx, `UPDATE dead_blobs SET sweep = '' WHERE blob = ? AND sweep = ?`, b, run); err != nil {
 				return err
 			}
 		}
@@ -471,11 +471,11 @@ func (db *DB) SaveCollection(ctx context.Context, c api.Collection) error {
 		return err
 	}
 	return change(ctx, db, "keep the collection", func(ctx context.Context, s session) error {
-		if _, err := s.exec(ctx, `INSERT INTO collections (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, c.ID, doc); err != nil {
+		if err := s.put(ctx, `INSERT INTO collections (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, c.ID, doc); err != nil {
 			return err
 		}
 		// Ids sort by their time.
-		_, err := s.exec(ctx, `DELETE FROM collections WHERE id NOT IN (SELECT id FROM collections ORDER BY id DESC LIMIT ?)`, collectionsKept)
+		err := s.put(ctx, `DELETE FROM collections WHERE id NOT IN (SELECT id FROM collections ORDER BY id DESC LIMIT ?)`, collectionsKept)
 		return err
 	})
 }

@@ -18,8 +18,9 @@ const (
 	triesKept       = 16    // attempts in the record of one delivery
 )
 
-// deliver puts an event into the outbox of every webhook that wants it, in the event's own transaction.
-func (db *DB) deliver(ctx context.Context, s session, e api.Event) error {
+// deliver puts an event into the outbox of every webhook that wants it, in the event's own transaction. The event's number may
+// still be on its way.
+func (db *DB) deliver(ctx context.Context, s session, e *api.Event) error {
 	query, tenant := `WHERE tenant = ? AND disabled = 0 ORDER BY id`, e.Tenant
 	if tenant == "" {
 		tenant = api.DefaultTenant
@@ -28,13 +29,13 @@ func (db *DB) deliver(ctx context.Context, s session, e api.Event) error {
 	if err != nil {
 		return err
 	}
-	former, err := formerly(ctx, s, all, &e)
+	former, err := formerly(ctx, s, all, e)
 	if err != nil {
 		return err
 	}
 	for i := range all {
 		w := &all[i]
-		if e.Tenant == "" && !w.Server || !w.Wants(&e) && !slices.ContainsFunc(former, func(f api.Event) bool { return w.Wants(&f) }) {
+		if e.Tenant == "" && !w.Server || !w.Wants(e) && !slices.ContainsFunc(former, func(f api.Event) bool { return w.Wants(&f) }) {
 			continue
 		}
 		if w.Pending >= db.outbox {
@@ -44,7 +45,7 @@ func (db *DB) deliver(ctx context.Context, s session, e api.Event) error {
 			}
 			continue
 		}
-		if _, err := addDelivery(ctx, s, w, e, e.At); err != nil {
+		if _, err := addDelivery(ctx, s, w, *e, e.At); err != nil {
 			return err
 		}
 	}
@@ -86,7 +87,7 @@ func addDelivery(ctx context.Context, s session, w *api.Webhook, e api.Event, du
 	if err != nil {
 		return d, err
 	}
-	_, err = s.exec(ctx, `INSERT INTO deliveries (tenant, webhook, seq, id, event, state, attempts, fence, due, created, ended, tries)
+	err = s.put(ctx, `INSERT INTO deliveries (tenant, webhook, seq, id, event, state, attempts, fence, due, created, ended, tries)
 		VALUES (?, ?, ?, ?, ?, ?, 0, 0, ?, ?, 0, '[]')`, d.Tenant, d.Webhook, d.Seq, d.ID, event, d.State, d.Due, d.Created)
 	return d, err
 }
@@ -129,7 +130,7 @@ func (db *DB) ClaimDeliveries(ctx context.Context, t api.TenantID, id api.Webhoo
 			d := &due[i]
 			d.Due = until
 			d.Fence++
-			if _, err := s.exec(ctx, `UPDATE deliveries SET due = ?, fence = ? WHERE tenant = ? AND webhook = ? AND seq = ?`,
+			if err := s.put(ctx, `UPDATE deliveries SET due = ?, fence = ? WHERE tenant = ? AND webhook = ? AND seq = ?`,
 				d.Due, d.Fence, t, id, d.Seq); err != nil {
 				return nil, err
 			}
@@ -160,7 +161,7 @@ func (db *DB) FinishDelivery(ctx context.Context, d api.Delivery, try api.Delive
 		} else {
 			next = 0
 		}
-		if _, err := s.exec(ctx, `UPDATE deliveries SET state = ?, attempts = attempts + 1, due = ?, ended = ?, tries = ?
+		if err := s.put(ctx, `UPDATE deliveries SET state = ?, attempts = attempts + 1, due = ?, ended = ?, tries = ?
 			WHERE tenant = ? AND webhook = ? AND seq = ?`, d.State, next, ended, text, d.Tenant, d.Webhook, d.Seq); err != nil {
 			return false, err
 		}
@@ -212,7 +213,7 @@ func pruneDeliveries(ctx context.Context, s session, t api.TenantID, id api.Webh
 	if err != nil {
 		return err
 	}
-	_, err = s.exec(ctx, `UPDATE webhooks SET ended = ended - ? WHERE tenant = ? AND id = ?`, n, t, id)
+	err = s.put(ctx, `UPDATE webhooks SET ended = ended - ? WHERE tenant = ? AND id = ?`, n, t, id)
 	return err
 }
 
@@ -238,7 +239,7 @@ func (db *DB) Redeliver(ctx context.Context, t api.TenantID, id api.WebhookID, d
 		if n == 0 && delivery != "" {
 			return 0, notAgain(ctx, s, t, id, delivery)
 		}
-		_, err = s.exec(ctx, `UPDATE webhooks SET pending = pending + ?, ended = ended - ? WHERE tenant = ? AND id = ?`, n, n, t, id)
+		err = s.put(ctx, `UPDATE webhooks SET pending = pending + ?, ended = ended - ? WHERE tenant = ? AND id = ?`, n, n, t, id)
 		return n, err
 	})
 }

@@ -26,7 +26,7 @@ func (db *DB) PutDerived(ctx context.Context, parts []api.Derived) error {
 				if _, err := needManifest(ctx, s, d.Repository, api.ContentDigest(d.Version)); err != nil {
 					return err
 				}
-				if _, err := s.exec(ctx, `DELETE FROM derived WHERE tenant = ? AND repository = ? AND NOT EXISTS (SELECT 1 FROM manifests m
+				if err := s.put(ctx, `DELETE FROM derived WHERE tenant = ? AND repository = ? AND NOT EXISTS (SELECT 1 FROM manifests m
 					WHERE m.tenant = derived.tenant AND m.repository = derived.repository AND m.digest = derived.version)`, d.Tenant, d.Name); err != nil {
 					return err
 				}
@@ -35,7 +35,7 @@ func (db *DB) PutDerived(ctx context.Context, parts []api.Derived) error {
 			if i == 0 {
 				kind = "image"
 			}
-			if _, err := s.exec(ctx, `INSERT INTO derived (tenant, repository, digest, version, kind, doc) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			if err := s.put(ctx, `INSERT INTO derived (tenant, repository, digest, version, kind, doc) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 				d.Tenant, d.Name, d.Digest, d.Version, kind, docs[i]); err != nil {
 				return err
 			}

@@ -39,7 +39,7 @@ func saveSpec(ctx context.Context, s session, t api.TenantID, e api.EndpointName
 	if err != nil {
 		return none, err
 	}
-	if _, err := s.exec(ctx, `INSERT INTO endpoints (tenant, name, spec, generation, created, traffic) VALUES (?, ?, ?, 1, ?, ?)
+	if err := s.put(ctx, `INSERT INTO endpoints (tenant, name, spec, generation, created, traffic) VALUES (?, ?, ?, 1, ?, ?)
 		ON CONFLICT (tenant, name) DO UPDATE SET spec = excluded.spec, generation = endpoints.generation + 1`,
 		t, e, spec, at, traffic); err != nil {
 		return none, err
@@ -57,7 +57,7 @@ func (db *DB) SaveTraffic(ctx context.Context, ev api.Event, e api.EndpointName,
 		if _, err := needEndpoint(ctx, s, ev.Tenant, e); err != nil {
 			return err
 		}
-		if _, err := s.exec(ctx, `UPDATE endpoints SET traffic = ? WHERE tenant = ? AND name = ?`, text, ev.Tenant, e); err != nil {
+		if err := s.put(ctx, `UPDATE endpoints SET traffic = ? WHERE tenant = ? AND name = ?`, text, ev.Tenant, e); err != nil {
 			return err
 		}
 		return db.appendEvent(ctx, s, ev)
@@ -98,7 +98,7 @@ func (db *DB) DeleteEndpoint(ctx context.Context, t api.TenantID, e api.Endpoint
 			`DELETE FROM revisions WHERE tenant = ? AND endpoint = ?`,
 			`DELETE FROM endpoints WHERE tenant = ? AND name = ?`,
 		} {
-			if _, err := s.exec(ctx, statement, t, e); err != nil {
+			if err := s.put(ctx, statement, t, e); err != nil {
 				return err
 			}
 		}

@@ -21,28 +21,28 @@ func (db *DB) AppendEvent(ctx context.Context, e api.Event) error {
 // that continues after the last Seq it saw never misses one. Webhooks get it from the outbox, in the same transaction.
 func (db *DB) appendEvent(ctx context.Context, s session, e api.Event) error {
 	e.Kind, e.Subject, e.Text, e.By = clean(e.Kind), clean(e.Subject), clean(e.Text), clean(e.By)
-	if _, err := s.one(ctx, `INSERT INTO events (seq, tenant, happened, kind, subject, message, actor)
+	var numbered, counted bool
+	var kept int64
+	if err := s.askOne(ctx, &numbered, `INSERT INTO events (seq, tenant, happened, kind, subject, message, actor)
 		VALUES ((SELECT COALESCE(MAX(seq), 0) + 1 FROM events), ?, ?, ?, ?, ?, ?) RETURNING seq`,
 		[]any{e.Tenant, e.At, e.Kind, e.Subject, e.Text, e.By}, &e.Seq); err != nil {
 		return err
 	}
-	if err := db.deliver(ctx, s, e); err != nil {
+	if err := s.askOne(ctx, &counted, `INSERT INTO event_tallies (tenant, kept) VALUES (?, 1)
+		ON CONFLICT (tenant) DO UPDATE SET kept = event_tallies.kept + 1 RETURNING kept`, []any{e.Tenant}, &kept); err != nil {
 		return err
 	}
-	var kept int64
-	if _, err := s.one(ctx, `INSERT INTO event_tallies (tenant, kept) VALUES (?, 1)
-		ON CONFLICT (tenant) DO UPDATE SET kept = event_tallies.kept + 1 RETURNING kept`, []any{e.Tenant}, &kept); err != nil {
+	if err := db.deliver(ctx, s, &e); err != nil {
 		return err
 	}
 	if kept <= db.kept+eventSlack {
 		return nil
 	}
-	if _, err := s.exec(ctx, `DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE tenant = ? ORDER BY seq LIMIT ?)`,
+	if err := s.put(ctx, `DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE tenant = ? ORDER BY seq LIMIT ?)`,
 		e.Tenant, kept-db.kept); err != nil {
 		return err
 	}
-	_, err := s.exec(ctx, `UPDATE event_tallies SET kept = ? WHERE tenant = ?`, db.kept, e.Tenant)
-	return err
+	return s.put(ctx, `UPDATE event_tallies SET kept = kept - ? WHERE tenant = ?`, kept-db.kept, e.Tenant)
 }
 
 // Events lists the events of a tenant (all tenants and the server's own when t is empty) after a Seq, oldest first. A

@@ -159,7 +159,7 @@ func (db *DB) export(ctx context.Context, d *dump) (err error) {
 	}
 	trailer := dumpTrailer{Counts: map[string]int64{}}
 	for _, t := range tables() {
-		if trailer.Counts[t.name], err = exportTable(ctx, session{tx, db.rebind}, d, t); err != nil {
+		if trailer.Counts[t.name], err = exportTable(ctx, session{on: tx, rebind: db.rebind}, d, t); err != nil {
 			return fmt.Errorf("table %s: %w", t.name, err)
 		}
 	}

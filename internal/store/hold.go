@@ -34,11 +34,12 @@ func (db *DB) Reserve(ctx context.Context, room ...api.Reservation) error {
 // reserve makes one reservation of blobs of one tenant.
 func reserve(ctx context.Context, s session, room []api.Reservation) error {
 	first := room[0]
-	if err := needTenant(ctx, s, first.Tenant); err != nil {
+	var found bool
+	var quota api.Quota
+	if err := askTenant(ctx, s, first.Tenant, &found); err != nil {
 		return err
 	}
-	quota, err := quotaOf(ctx, s, first.Tenant)
-	if err != nil {
+	if err := askQuota(ctx, s, first.Tenant, &quota); err != nil {
 		return err
 	}
 	var blobs []api.Digest
@@ -47,16 +48,16 @@ func reserve(ctx context.Context, s session, room []api.Reservation) error {
 			blobs = append(blobs, r.Blob)
 		}
 	}
-	held := map[api.Digest]bool{}
+	held, err := touchUnswept(ctx, s, first.Tenant, blobs, first.At)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return noTenant(first.Tenant)
+	}
 	if len(blobs) > 0 {
-		if err := notSwept(ctx, s, blobs); err != nil {
-			return err
-		}
-		if held, err = touch(ctx, s, first.Tenant, blobs, first.At); err != nil {
-			return err
-		}
 		// What was set aside before the digest was known is for these blobs.
-		if _, err := s.exec(ctx, `DELETE FROM reservations WHERE id = ? AND blob = ''`, first.ID); err != nil {
+		if err := s.put(ctx, `DELETE FROM reservations WHERE id = ? AND blob = ''`, first.ID); err != nil {
 			return err
 		}
 	}
@@ -89,19 +90,19 @@ func release(ctx context.Context, s session, id string) error {
 	if id == "" {
 		return nil
 	}
-	_, err := s.exec(ctx, `DELETE FROM reservations WHERE id = ?`, id)
+	err := s.put(ctx, `DELETE FROM reservations WHERE id = ?`, id)
 	return err
 }
 
 // KeepRoom ends what a holder reserved in an earlier life, but for what it says that it still needs.
 func (db *DB) KeepRoom(ctx context.Context, holder string, but []api.Reservation) error {
 	return change(ctx, db, "release room", func(ctx context.Context, s session) error {
-		if _, err := s.exec(ctx, `DELETE FROM reservations WHERE holder = ?`, holder); err != nil {
+		if err := s.put(ctx, `DELETE FROM reservations WHERE holder = ?`, holder); err != nil {
 			return err
 		}
 		for _, r := range but {
 			// Nothing is checked: these bytes are here already.
-			if _, err := s.exec(ctx, `INSERT INTO reservations (id, blob, tenant, bytes, blobs, holder, made) VALUES (?, ?, ?, ?, 1, ?, ?)
+			if err := s.put(ctx, `INSERT INTO reservations (id, blob, tenant, bytes, blobs, holder, made) VALUES (?, ?, ?, ?, 1, ?, ?)
 				ON CONFLICT DO NOTHING`, r.ID, r.Blob, r.Tenant, r.Bytes, holder, r.At); err != nil {
 				return err
 			}
@@ -130,17 +131,22 @@ func (db *DB) KeepBlob(ctx context.Context, k api.BlobKeep) error {
 // which takes no room.
 func (db *DB) TakeBlobs(ctx context.Context, room ...api.Reservation) (map[api.Digest]int64, error) {
 	return write(ctx, db, "take the blobs", func(ctx context.Context, s session) (map[api.Digest]int64, error) {
-		sizes := make(map[api.Digest]int64, len(room))
-		var cells []any
-		for _, r := range room {
-			var size int64
-			held, err := s.one(ctx, `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob = ? RETURNING size`, []any{r.At, r.Tenant, r.Blob}, &size)
-			if err != nil {
+		found, size := make([]bool, len(room)), make([]int64, len(room))
+		for i, r := range room {
+			if err := s.askOne(ctx, &found[i], `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob = ? RETURNING size`,
+				[]any{r.At, r.Tenant, r.Blob}, &size[i]); err != nil {
 				return nil, err
 			}
+		}
+		if err := s.answers(ctx); err != nil {
+			return nil, err
+		}
+		sizes := make(map[api.Digest]int64, len(room))
+		var cells []any
+		for i, r := range room {
 			// One that is held is not being deleted.
-			if _, again := sizes[r.Blob]; held && !again {
-				sizes[r.Blob] = size
+			if _, again := sizes[r.Blob]; found[i] && !again {
+				sizes[r.Blob] = size[i]
 				cells = append(cells, r.ID, r.Blob, r.Tenant, 0, 0, r.Holder, r.At)
 			}
 		}
@@ -207,10 +213,7 @@ func hold(ctx context.Context, s session, t api.TenantID, blobs []api.Repository
 	if len(digests) == 0 {
 		return nil
 	}
-	if err := notSwept(ctx, s, digests); err != nil {
-		return err
-	}
-	held, err := touch(ctx, s, t, digests, at)
+	held, err := touchUnswept(ctx, s, t, digests, at)
 	if err != nil || len(held) == len(digests) {
 		return err
 	}
@@ -225,7 +228,7 @@ func hold(ctx context.Context, s session, t api.TenantID, blobs []api.Repository
 	if err := insertMany(ctx, s, `INSERT INTO tenant_blobs (tenant, blob, size, touched) VALUES `, "", 4, cells); err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `DELETE FROM dead_blobs WHERE blob IN (`+marks(len(fresh))+`)`, fresh...); err != nil {
+	if err := s.put(ctx, `DELETE FROM dead_blobs WHERE blob IN (`+marks(len(fresh))+`)`, fresh...); err != nil {
 		return err
 	}
 	return use(ctx, s, t, bytes, int64(len(fresh)))
@@ -233,22 +236,30 @@ func hold(ctx context.Context, s session, t api.TenantID, blobs []api.Repository
 
 // use counts what a tenant holds.
 func use(ctx context.Context, s session, t api.TenantID, bytes, blobs int64) error {
-	_, err := s.exec(ctx, `INSERT INTO tenant_usage (tenant, bytes, blobs) VALUES (?, ?, ?)
+	err := s.put(ctx, `INSERT INTO tenant_usage (tenant, bytes, blobs) VALUES (?, ?, ?)
 		ON CONFLICT (tenant) DO UPDATE SET bytes = tenant_usage.bytes + excluded.bytes, blobs = tenant_usage.blobs + excluded.blobs`, t, bytes, blobs)
 	return err
 }
 
-// notSwept refuses to hold bytes that a sweep is deleting.
-func notSwept(ctx context.Context, s session, blobs []api.Digest) error {
+// touchUnswept is touch for a tenant that is to hold the blobs. It refuses those that a sweep is deleting.
+func touchUnswept(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time) (held map[api.Digest]bool, _ error) {
+	if len(blobs) == 0 {
+		return map[api.Digest]bool{}, s.answers(ctx)
+	}
+	var found bool
 	var swept api.Digest
-	found, err := s.one(ctx, `SELECT blob FROM dead_blobs WHERE blob IN (`+marks(len(blobs))+`) AND sweep <> '' LIMIT 1`, anys(blobs), &swept)
+	err := s.askOne(ctx, &found, `SELECT blob FROM dead_blobs WHERE blob IN (`+marks(len(blobs))+`) AND sweep <> '' LIMIT 1`, anys(blobs), &swept)
+	if err != nil {
+		return nil, err
+	}
+	held, err = touch(ctx, s, t, blobs, at)
 	if err != nil || !found {
-		return err
+		return held, err
 	}
 	e := api.Fail(api.CodeUnavailable, string(swept), "the blob was dead, and is being deleted at this moment").
 		WithCure("Send it again.").Because(api.ErrSwept)
 	e.RetryAfter = time.Second
-	return e
+	return nil, e
 }
 
 // promised makes sure that blobs that a version is made of did not go away since they were uploaded: the tenant holds them,

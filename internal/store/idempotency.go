@@ -21,11 +21,11 @@ type Reply struct {
 func (db *DB) ClaimIdempotency(ctx context.Context, t api.TenantID, key, requestHash string, at api.Time) (stored *Reply, err error) {
 	return write(ctx, db, "claim the idempotency key", func(ctx context.Context, s session) (*Reply, error) {
 		expired, lost := ago(at, claimKept), ago(at, claimLease)
-		if _, err := s.exec(ctx, `DELETE FROM idempotency WHERE (tenant, id) IN
+		if err := s.put(ctx, `DELETE FROM idempotency WHERE (tenant, id) IN
 			(SELECT tenant, id FROM idempotency WHERE claimed < ? ORDER BY claimed LIMIT ?)`, expired, claimsPruned); err != nil {
 			return nil, err
 		}
-		if _, err := s.exec(ctx, `DELETE FROM idempotency WHERE tenant = ? AND id = ? AND (claimed < ? OR status = 0 AND claimed < ?)`,
+		if err := s.put(ctx, `DELETE FROM idempotency WHERE tenant = ? AND id = ? AND (claimed < ? OR status = 0 AND claimed < ?)`,
 			t, key, expired, lost); err != nil {
 			return nil, err
 		}
@@ -37,7 +37,7 @@ func (db *DB) ClaimIdempotency(ctx context.Context, t api.TenantID, key, request
 		case err != nil:
 			return nil, err
 		case !found:
-			_, err := s.exec(ctx, `INSERT INTO idempotency (tenant, id, request, claimed, status, body) VALUES (?, ?, ?, ?, 0, '')`,
+			err := s.put(ctx, `INSERT INTO idempotency (tenant, id, request, claimed, status, body) VALUES (?, ?, ?, ?, 0, '')`,
 				t, key, requestHash, at)
 			return nil, err
 		case request != requestHash:
@@ -57,7 +57,7 @@ func ago(at api.Time, age time.Duration) api.Time { return at - api.Time(age.Mic
 func (db *DB) FinishIdempotency(ctx context.Context, t api.TenantID, key string, status int, body []byte) error {
 	text := base64.StdEncoding.EncodeToString(body)
 	return change(ctx, db, "keep the reply", func(ctx context.Context, s session) error {
-		_, err := s.exec(ctx, `UPDATE idempotency SET status = ?, body = ? WHERE tenant = ? AND id = ? AND status = 0`, status, text, t, key)
+		err := s.put(ctx, `UPDATE idempotency SET status = ?, body = ? WHERE tenant = ? AND id = ? AND status = 0`, status, text, t, key)
 		return err
 	})
 }
@@ -65,7 +65,7 @@ func (db *DB) FinishIdempotency(ctx context.Context, t api.TenantID, key string,
 // ForgetIdempotency gives a claimed key back, when the request failed before it did anything.
 func (db *DB) ForgetIdempotency(ctx context.Context, t api.TenantID, key string) error {
 	return change(ctx, db, "forget the idempotency key", func(ctx context.Context, s session) error {
-		_, err := s.exec(ctx, `DELETE FROM idempotency WHERE tenant = ? AND id = ? AND status = 0`, t, key)
+		err := s.put(ctx, `DELETE FROM idempotency WHERE tenant = ? AND id = ? AND status = 0`, t, key)
 		return err
 	})
 }

@@ -195,7 +195,7 @@ func load(ctx context.Context, s session, path string) error {
 		if err != nil {
 			return badDump("the copied dump changed: %v", err)
 		}
-		if _, err := s.exec(ctx, inserts[t.name], values...); err != nil {
+		if err := s.put(ctx, inserts[t.name], values...); err != nil {
 			return fmt.Errorf("table %s: %w", t.name, err)
 		}
 	}

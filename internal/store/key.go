@@ -33,7 +33,7 @@ func (db *DB) PutKey(ctx context.Context, k api.Key, mac []byte) error {
 func (db *DB) EachKey(ctx context.Context, each func(k api.Key, mac []byte) error) error {
 	bounded, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
-	s := session{db.reads, db.rebind}
+	s := session{on: db.reads, rebind: db.rebind}
 	var refused error // told apart from the database's own faults
 	err := s.each(bounded, `SELECT tenant, id, name, hint, scopes, mac, created, expires, revoked FROM api_keys ORDER BY tenant, id`,
 		nil, func(scan func(...any) error) error {

@@ -21,7 +21,7 @@ func (db *DB) TakeLease(ctx context.Context, name, holder string, at api.Time, l
 			e.RetryAfter = 5 * time.Second
 			return e
 		}
-		_, err := s.exec(ctx, `INSERT INTO leases (name, holder, until) VALUES (?, ?, ?)
+		err := s.put(ctx, `INSERT INTO leases (name, holder, until) VALUES (?, ?, ?)
 			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until`, name, holder, at+api.Time(life.Microseconds()))
 		return err
 	})
@@ -30,7 +30,7 @@ func (db *DB) TakeLease(ctx context.Context, name, holder string, at api.Time, l
 // EndLease gives a name back; one that another holds is left alone.
 func (db *DB) EndLease(ctx context.Context, name, holder string) error {
 	return change(ctx, db, "end the lease", func(ctx context.Context, s session) error {
-		_, err := s.exec(ctx, `DELETE FROM leases WHERE name = ? AND holder = ?`, name, holder)
+		err := s.put(ctx, `DELETE FROM leases WHERE name = ? AND holder = ?`, name, holder)
 		return err
 	})
 }

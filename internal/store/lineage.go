@@ -33,7 +33,7 @@ func putLinks(ctx context.Context, s session, push *api.ManifestPush, version ap
 			}
 			l.From = string(now) + "@" + version
 		}
-		if _, err := s.exec(ctx, `INSERT INTO lineage_links (tenant, from_kind, from_name, to_kind, to_name, note, added, added_by)
+		if err := s.put(ctx, `INSERT INTO lineage_links (tenant, from_kind, from_name, to_kind, to_name, note, added, added_by)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, push.Tenant, l.FromKind, l.From, l.ToKind, l.To, clean(l.Text),
 			push.Pushed, clean(push.PushedBy)); err != nil {
 			return err
@@ -121,7 +121,7 @@ func addCaller(ctx context.Context, s session, c api.CallerTally) error {
 	if known >= callersMax {
 		c.Key = CallersOther
 	}
-	_, err = s.exec(ctx, `INSERT INTO callers (tenant, endpoint, revision, api_key, model, version, requests, first_seen, last_seen)
+	err = s.put(ctx, `INSERT INTO callers (tenant, endpoint, revision, api_key, model, version, requests, first_seen, last_seen)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, endpoint, revision, api_key, model, version) DO UPDATE SET
 		requests = callers.requests + excluded.requests, last_seen = excluded.last_seen`,
 		c.Tenant, c.Endpoint, c.Revision, c.Key, c.Model, c.Version, c.Requests, c.First, c.Last)

@@ -20,10 +20,7 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 		created bool
 	}
 	o, err := write(ctx, db, "keep the manifest", func(ctx context.Context, s session) (o outcome, err error) {
-		if err := needTenant(ctx, s, push.Tenant); err != nil {
-			return o, err
-		}
-		if err := notRedirected(ctx, s, push.Tenant, api.ModelName(push.Name)); err != nil {
+		if err := needPlace(ctx, s, push.Tenant, api.ModelName(push.Name)); err != nil {
 			return o, err
 		}
 		if err := putManifests(ctx, s, &push); err != nil {
@@ -172,7 +169,7 @@ func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, ver
 		if err := loseTag(ctx, s, push.Repository, tag, push.Pushed); err != nil {
 			return err
 		}
-		if _, err := s.exec(ctx, `INSERT INTO manifest_tags (tenant, repository, name, digest, moved, moved_by) VALUES (?, ?, ?, ?, ?, ?)
+		if err := s.put(ctx, `INSERT INTO manifest_tags (tenant, repository, name, digest, moved, moved_by) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (tenant, repository, name) DO UPDATE SET digest = excluded.digest, moved = excluded.moved, moved_by = excluded.moved_by`,
 			push.Tenant, push.Name, tag, push.Digest, push.Pushed, clean(push.PushedBy)); err != nil {
 			return err

@@ -118,7 +118,7 @@ func (db *DB) migrateOn(ctx context.Context, on querier, steps []migration) (boo
 	if err := db.dialect.bulk(ctx, on); err != nil {
 		return false, err
 	}
-	s := session{on, db.rebind}
+	s := session{on: on, rebind: db.rebind}
 	create := db.dialect.schema(`CREATE TABLE IF NOT EXISTS schema_version (
 		version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied BIGINT NOT NULL) /*STRICT*/`)
 	if _, err := on.ExecContext(ctx, create); err != nil {
@@ -138,7 +138,7 @@ func (db *DB) migrateOn(ctx context.Context, on querier, steps []migration) (boo
 		if _, err := on.ExecContext(ctx, db.dialect.schema(step.text)); err != nil {
 			return false, fmt.Errorf("migration %s: %w", step.name, err)
 		}
-		if _, err := s.exec(ctx, `INSERT INTO schema_version (version, name, applied) VALUES (?, ?, ?)`,
+		if err := s.put(ctx, `INSERT INTO schema_version (version, name, applied) VALUES (?, ?, ?)`,
 			step.number, step.name, api.TimeOf(time.Now())); err != nil {
 			return false, err
 		}

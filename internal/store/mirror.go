@@ -73,7 +73,7 @@ func (db *DB) SaveMirrorStatus(ctx context.Context, t api.TenantID, name api.Mir
 		if err != nil {
 			return err
 		}
-		if _, err := s.exec(ctx, `UPDATE mirrors SET status = ? WHERE tenant = ? AND name = ?`, doc, t, name); err != nil {
+		if err := s.put(ctx, `UPDATE mirrors SET status = ? WHERE tenant = ? AND name = ?`, doc, t, name); err != nil {
 			return err
 		}
 		e := api.Event{Tenant: t, At: status.Ended, Subject: string(name)}

@@ -8,7 +8,7 @@ import (
 
 // lives holds for a model m that has a version which is not deleted. The row of one that has none keeps its numbers. The sign
 // keeps SQLite from beginning with all versions that are not deleted, by the index on that column.
-const lives = `EXISTS (SELECT 1 FROM versions v WHERE v.tenant = m.tenant AND v.model = m.name AND +v.deleted = 0)`
+const lives = `EXISTS (SELECT 1 FROM versions v WHERE v.tenant = m.tenant AND v.model = m.name AND +v.deleted = 0/*EACH*/)`
 
 // Model gives a model with its live aliases, by its name or an earlier one.
 func (db *DB) Model(ctx context.Context, t api.TenantID, m api.ModelName) (api.Model, error) {

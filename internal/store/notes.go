@@ -48,7 +48,7 @@ func (db *DB) EditVersion(ctx context.Context, t api.TenantID, m api.ModelName, 
 		if err != nil {
 			return old, err
 		}
-		if _, err := s.exec(ctx, `UPDATE versions SET notes = ? WHERE tenant = ? AND model = ? AND number = ?`, text, t, m, n); err != nil {
+		if err := s.put(ctx, `UPDATE versions SET notes = ? WHERE tenant = ? AND model = ? AND number = ?`, text, t, m, n); err != nil {
 			return old, err
 		}
 		if err := indexNotes(ctx, s, &v); err != nil {

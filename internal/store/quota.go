@@ -15,15 +15,24 @@ const (
 
 // quotaOf reads a tenant's quota; one that was never set has no limits.
 func quotaOf(ctx context.Context, s session, t api.TenantID) (q api.Quota, _ error) {
-	var doc string
-	found, err := s.one(ctx, `SELECT doc, generation FROM quotas WHERE tenant = ?`, []any{t}, &doc, &q.Generation)
-	if err != nil || !found {
+	if err := askQuota(ctx, s, t, &q); err != nil {
 		return q, err
 	}
-	generation := q.Generation
-	err = decode(doc, &q)
-	q.Generation = generation
+	err := s.answers(ctx)
 	return q, err
+}
+
+func askQuota(ctx context.Context, s session, t api.TenantID, q *api.Quota) error {
+	return s.ask(ctx, `SELECT doc, generation FROM quotas WHERE tenant = ?`, []any{t}, func(scan func(...any) error) error {
+		var doc string
+		var generation int64
+		if err := scan(&doc, &generation); err != nil {
+			return err
+		}
+		err := decode(doc, q)
+		q.Generation = generation
+		return err
+	})
 }
 
 // roomFor refuses a reservation that would take a tenant over its quota: what it holds, what others reserved, and this, for
@@ -74,6 +83,10 @@ func roomForObjects(ctx context.Context, s session, t api.TenantID, m api.ModelN
 	if err != nil {
 		return err
 	}
+	return roomWithin(ctx, s, &q, t, m, kind)
+}
+
+func roomWithin(ctx context.Context, s session, q *api.Quota, t api.TenantID, m api.ModelName, kind string) error {
 	if kind == objectVersion && q.Models > 0 {
 		// The first version of a model makes it one model more.
 		var one int64
@@ -149,7 +162,7 @@ func (db *DB) SetQuota(ctx context.Context, t api.TenantID, q api.QuotaRequest, 
 		if ifGeneration >= 0 && ifGeneration != generation {
 			return api.Quota{}, api.Fail(api.CodeStale, string(t), "the quota is at generation %d, not %d", generation, ifGeneration)
 		}
-		if _, err := s.exec(ctx, `INSERT INTO quotas (tenant, doc, generation) VALUES (?, ?, 1)
+		if err := s.put(ctx, `INSERT INTO quotas (tenant, doc, generation) VALUES (?, ?, 1)
 			ON CONFLICT (tenant) DO UPDATE SET doc = excluded.doc, generation = quotas.generation + 1`, t, doc); err != nil {
 			return api.Quota{}, err
 		}

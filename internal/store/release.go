@@ -24,7 +24,7 @@ func (db *DB) SaveRelease(ctx context.Context, rel api.Release, traffic *api.Tra
 			return err
 		}
 		if serving != "" {
-			if _, err := s.exec(ctx, `UPDATE endpoints SET traffic = ? WHERE tenant = ? AND name = ?`, serving, rel.Tenant, rel.Endpoint); err != nil {
+			if err := s.put(ctx, `UPDATE endpoints SET traffic = ? WHERE tenant = ? AND name = ?`, serving, rel.Tenant, rel.Endpoint); err != nil {
 				return err
 			}
 		}
@@ -41,7 +41,7 @@ func (db *DB) saveRelease(ctx context.Context, s session, rel api.Release) error
 	if err != nil || known && old.State.Final() && !rel.State.Final() {
 		return err
 	}
-	if _, err := s.exec(ctx, `INSERT INTO releases (tenant, endpoint, number, state, doc) VALUES (?, ?, ?, ?, ?)
+	if err := s.put(ctx, `INSERT INTO releases (tenant, endpoint, number, state, doc) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (tenant, endpoint, number) DO UPDATE SET state = excluded.state, doc = excluded.doc`,
 		rel.Tenant, rel.Endpoint, rel.Number, rel.State, doc); err != nil {
 		return err

@@ -101,6 +101,21 @@ func notRedirected(ctx context.Context, s session, t api.TenantID, name api.Mode
 		WithCure("Use the name %s; or free this one with `penstock rename --forget %s`, which breaks old links.", now, name)
 }
 
+// needPlace checks what a push needs: the tenant, and that the model's name is its own.
+func needPlace(ctx context.Context, s session, t api.TenantID, name api.ModelName) error {
+	var found bool
+	if err := askTenant(ctx, s, t, &found); err != nil {
+		return err
+	}
+	if err := notRedirected(ctx, s, t, name); err != nil {
+		return err
+	}
+	if !found {
+		return noTenant(t)
+	}
+	return nil
+}
+
 // RenameModel gives a model another name and leaves a redirect from the one before, in one transaction with model.renamed.
 // Earlier names lead to the new one from then on. A model that has the name already stays as it is, so the call can be
 // repeated.
@@ -176,12 +191,12 @@ func moveModel(ctx context.Context, s session, t api.TenantID, from, to api.Mode
 	for _, moved := range [][2]string{{"versions", "model"}, {"alias_moves", "model"}, {"alias_rules", "model"}, {"model_readers", "model"},
 		{"retention", "model"}, {"model_redirects", "model"}, {"manifest_parts", "repository"}, {"manifest_tags", "repository"},
 		{"repository_blobs", "repository"}, {"derived", "repository"}} {
-		if _, err := s.exec(ctx, fmt.Sprintf(`UPDATE %s SET %s = ? WHERE tenant = ? AND %s = ?`, moved[0], moved[1], moved[1]), to, t, from); err != nil {
+		if err := s.put(ctx, fmt.Sprintf(`UPDATE %s SET %s = ? WHERE tenant = ? AND %s = ?`, moved[0], moved[1], moved[1]), to, t, from); err != nil {
 			return fmt.Errorf("move %s: %w", moved[0], err)
 		}
 	}
 	for _, gone := range [][2]string{{"manifests", "repository"}, {"aliases", "model"}, {"models", "name"}} {
-		if _, err := s.exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE tenant = ? AND %s = ?`, gone[0], gone[1]), t, from); err != nil {
+		if err := s.put(ctx, fmt.Sprintf(`DELETE FROM %s WHERE tenant = ? AND %s = ?`, gone[0], gone[1]), t, from); err != nil {
 			return fmt.Errorf("move %s: %w", gone[0], err)
 		}
 	}
@@ -197,7 +212,7 @@ func copyRows(ctx context.Context, s session, name, column string, t api.TenantI
 	columns := all[slices.IndexFunc(all, func(t table) bool { return t.name == name })].columns
 	selected := slices.Clone(columns)
 	selected[slices.Index(columns, column)] = "CAST(? AS TEXT)"
-	_, err := s.exec(ctx, fmt.Sprintf(`INSERT INTO %s (%s) SELECT %s FROM %s WHERE tenant = ? AND %s = ?`,
+	err := s.put(ctx, fmt.Sprintf(`INSERT INTO %s (%s) SELECT %s FROM %s WHERE tenant = ? AND %s = ?`,
 		name, strings.Join(columns, ", "), strings.Join(selected, ", "), name, column), to, t, from)
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", name, err)
@@ -207,10 +222,10 @@ func copyRows(ctx context.Context, s session, name, column string, t api.TenantI
 
 // moveMentions renames where the name is part of a row that is not the model's own.
 func moveMentions(ctx context.Context, s session, t api.TenantID, from, to api.ModelName) error {
-	if _, err := s.exec(ctx, `UPDATE catalogue_words SET word = ? WHERE tenant = ? AND field = 'name' AND word = ?`, to, t, from); err != nil {
+	if err := s.put(ctx, `UPDATE catalogue_words SET word = ? WHERE tenant = ? AND field = 'name' AND word = ?`, to, t, from); err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `DELETE FROM catalogue_terms WHERE tenant = ? AND field = 'name' AND word = ?`, t, from); err != nil {
+	if err := s.put(ctx, `DELETE FROM catalogue_terms WHERE tenant = ? AND field = 'name' AND word = ?`, t, from); err != nil {
 		return err
 	}
 	if err := insertRows(ctx, s, `INSERT INTO catalogue_terms (tenant, field, word) VALUES `, 3, []any{t, "name", to}); err != nil {
@@ -218,20 +233,20 @@ func moveMentions(ctx context.Context, s session, t api.TenantID, from, to api.M
 	}
 	// "@" and the next byte after it bound what begins with the name and a version.
 	for _, end := range []string{"from", "to"} {
-		if _, err := s.exec(ctx, fmt.Sprintf(`UPDATE lineage_links SET %[1]s_name = ? || SUBSTR(%[1]s_name, ?)
+		if err := s.put(ctx, fmt.Sprintf(`UPDATE lineage_links SET %[1]s_name = ? || SUBSTR(%[1]s_name, ?)
 			WHERE tenant = ? AND %[1]s_kind = ? AND %[1]s_name >= ? AND %[1]s_name < ?`, end),
 			to, len(from)+1, t, api.LineageVersion, from+"@", from+"A"); err != nil {
 			return err
 		}
 	}
 	// Counts that came late may stand under the new name already, from when another model had it.
-	if _, err := s.exec(ctx, `INSERT INTO callers (tenant, endpoint, revision, api_key, model, version, requests, first_seen, last_seen)
+	if err := s.put(ctx, `INSERT INTO callers (tenant, endpoint, revision, api_key, model, version, requests, first_seen, last_seen)
 		SELECT tenant, endpoint, revision, api_key, CAST(? AS TEXT), version, requests, first_seen, last_seen FROM callers
 		WHERE tenant = ? AND model = ?
 		ON CONFLICT (tenant, endpoint, revision, api_key, model, version) DO UPDATE SET requests = callers.requests + excluded.requests`, to, t, from); err != nil {
 		return err
 	}
-	_, err := s.exec(ctx, `DELETE FROM callers WHERE tenant = ? AND model = ?`, t, from)
+	err := s.put(ctx, `DELETE FROM callers WHERE tenant = ? AND model = ?`, t, from)
 	return err
 }
 
@@ -255,7 +270,7 @@ func moveRevisions(ctx context.Context, s session, t api.TenantID, from, to api.
 			if err != nil {
 				return err
 			}
-			if _, err := s.exec(ctx, `UPDATE revisions SET doc = ? WHERE tenant = ? AND endpoint = ? AND number = ?`, doc, t, endpoint, number); err != nil {
+			if err := s.put(ctx, `UPDATE revisions SET doc = ? WHERE tenant = ? AND endpoint = ? AND number = ?`, doc, t, endpoint, number); err != nil {
 				return err
 			}
 		}
@@ -264,7 +279,7 @@ func moveRevisions(ctx context.Context, s session, t api.TenantID, from, to api.
 
 // redirect leaves the old name behind, and takes the new one from the redirects where the model had it before.
 func redirect(ctx context.Context, s session, r *api.Rename, from api.ModelName) error {
-	if _, err := s.exec(ctx, `DELETE FROM model_redirects WHERE tenant = ? AND name = ?`, r.Tenant, r.To); err != nil {
+	if err := s.put(ctx, `DELETE FROM model_redirects WHERE tenant = ? AND name = ?`, r.Tenant, r.To); err != nil {
 		return err
 	}
 	var kept int64
@@ -275,7 +290,7 @@ func redirect(ctx context.Context, s session, r *api.Rename, from api.ModelName)
 		return api.Fail(api.CodeTooLarge, string(from), "a model keeps at most %d earlier names", redirectsMax).
 			WithCure("List them with `penstock rename --list`, and free one with `penstock rename --forget NAME`.")
 	}
-	_, err := s.exec(ctx, `INSERT INTO model_redirects (tenant, name, model, renamed, renamed_by) VALUES (?, ?, ?, ?, ?)`,
+	err := s.put(ctx, `INSERT INTO model_redirects (tenant, name, model, renamed, renamed_by) VALUES (?, ?, ?, ?, ?)`,
 		r.Tenant, from, r.To, r.At, clean(r.By))
 	return err
 }

@@ -49,7 +49,7 @@ func (db *DB) SetRetention(ctx context.Context, t api.TenantID, m api.ModelName,
 		if ifGeneration >= 0 && ifGeneration != old.Generation {
 			return old, api.Fail(api.CodeStale, string(m), "the retention is at generation %d, not %d", old.Generation, ifGeneration)
 		}
-		if _, err := s.exec(ctx, `INSERT INTO retention (tenant, model, doc, generation) VALUES (?, ?, ?, 1)
+		if err := s.put(ctx, `INSERT INTO retention (tenant, model, doc, generation) VALUES (?, ?, ?, 1)
 			ON CONFLICT (tenant, model) DO UPDATE SET doc = excluded.doc, generation = retention.generation + 1`, t, m, doc); err != nil {
 			return old, err
 		}

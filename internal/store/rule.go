@@ -20,7 +20,7 @@ func (db *DB) PutAliasRule(ctx context.Context, t api.TenantID, m api.ModelName,
 		event := api.Event{Tenant: t, At: rule.Changed, Kind: "alias.protected", Subject: subject, Text: "The alias " + subject + " is protected.", By: rule.ChangedBy}
 		if len(rule.Scopes)+len(rule.Keys)+len(rule.Gates) == 0 {
 			event.Kind, event.Text = "alias.unprotected", "The alias "+subject+" is protected no more."
-			if _, err := s.exec(ctx, `DELETE FROM alias_rules WHERE tenant = ? AND model = ? AND alias = ?`, t, m, rule.Alias); err != nil {
+			if err := s.put(ctx, `DELETE FROM alias_rules WHERE tenant = ? AND model = ? AND alias = ?`, t, m, rule.Alias); err != nil {
 				return err
 			}
 			return db.appendEvent(ctx, s, event)
@@ -36,7 +36,7 @@ func (db *DB) PutAliasRule(ctx context.Context, t api.TenantID, m api.ModelName,
 		if err != nil {
 			return err
 		}
-		if _, err := s.exec(ctx, `INSERT INTO alias_rules (tenant, model, alias, doc) VALUES (?, ?, ?, ?)
+		if err := s.put(ctx, `INSERT INTO alias_rules (tenant, model, alias, doc) VALUES (?, ?, ?, ?)
 			ON CONFLICT (tenant, model, alias) DO UPDATE SET doc = excluded.doc`, t, m, rule.Alias, doc); err != nil {
 			return err
 		}
@@ -55,26 +55,23 @@ func (db *DB) AliasRules(ctx context.Context, t api.TenantID, m api.ModelName) (
 	})
 }
 
-func aliasRules(ctx context.Context, s session, query string, args ...any) ([]api.AliasRule, error) {
-	var all []api.AliasRule
-	err := s.each(ctx, query, args, func(scan func(...any) error) error {
+func aliasRules(ctx context.Context, s session, query string, args ...any) (all []api.AliasRule, _ error) {
+	if err := askRules(ctx, s, &all, query, args...); err != nil {
+		return nil, err
+	}
+	err := s.answers(ctx)
+	return all, err
+}
+
+func askRules(ctx context.Context, s session, all *[]api.AliasRule, query string, args ...any) error {
+	return s.ask(ctx, query, args, func(scan func(...any) error) error {
 		var doc string
 		var rule api.AliasRule
 		if err := scan(&doc); err != nil {
 			return err
 		}
 		err := decode(doc, &rule)
-		all = append(all, rule)
+		*all = append(*all, rule)
 		return err
 	})
-	return all, err
-}
-
-// checkRule asks the alias's rule in the transaction of the move: no result of a gate and no rule comes between.
-func checkRule(ctx context.Context, s session, move *api.AliasChange, v *api.Version) error {
-	rules, err := aliasRules(ctx, s, `SELECT doc FROM alias_rules WHERE tenant = ? AND model = ? AND alias = ?`, move.Tenant, move.Model, move.Alias)
-	if err != nil || len(rules) == 0 {
-		return err
-	}
-	return rules[0].Check(move.By, v)
 }

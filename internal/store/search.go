@@ -284,8 +284,8 @@ func (b *statement) where(entry string, c *api.Condition, skip []*api.Condition)
 		b.add(")")
 		return nil
 	case api.OpHas:
-		b.add(`(EXISTS (SELECT 1 FROM catalogue_words w WHERE w.entry = `+entry+` AND w.field = ?)
-			OR EXISTS (SELECT 1 FROM catalogue_amounts w WHERE w.entry = `+entry+` AND w.field = ?))`, c.Field, c.Field)
+		b.add(`(EXISTS (SELECT 1 FROM catalogue_words w WHERE w.entry = `+entry+` AND w.field = ?/*EACH*/)
+			OR EXISTS (SELECT 1 FROM catalogue_amounts w WHERE w.entry = `+entry+` AND w.field = ?/*EACH*/))`, c.Field, c.Field)
 		return nil
 	}
 	switch {
@@ -301,7 +301,7 @@ func (b *statement) where(entry string, c *api.Condition, skip []*api.Condition)
 	if err := b.compare("w", c); err != nil {
 		return err
 	}
-	b.add(")")
+	b.add("/*EACH*/)")
 	return nil
 }
 
@@ -323,8 +323,12 @@ func (b *statement) search(q api.Search, first *first) error {
 		few = few && (len(first.parts) > 1 || first.parts[0].Field != q.Sort.Field || len(skip) == 0)
 	}
 	bounds := skip
-	if !few && first != nil && value == "" { // many, but one index has them in the order of their entries
-		from, skip = "catalogue_words o", first.parts[:1]
+	if first != nil && value == "" && len(first.parts) == 1 && ordered(first.parts[0]) {
+		few, from, skip = false, "catalogue_words o", first.parts[:1] // one index has them in the order that is asked for
+	}
+	known := skip
+	if few && len(first.parts) == 1 { // all that is selected has it
+		known = append(slices.Clip(skip), first.parts[0])
 	}
 	b.add(`SELECT o.entry AS entry, ` + word + ` AS word, ` + amount + ` AS amount FROM `)
 	if few {
@@ -361,7 +365,7 @@ func (b *statement) search(q api.Search, first *first) error {
 	}
 	b.after(&q, than)
 	b.add(` AND `)
-	if err := b.where("o.entry", &q.Where, skip); err != nil {
+	if err := b.where("o.entry", &q.Where, known); err != nil {
 		return err
 	}
 	b.add(` ORDER BY `+order+` LIMIT ?) h CROSS JOIN catalogue c CROSS JOIN versions v
@@ -399,7 +403,7 @@ func (b *statement) few(first *first) error {
 	if len(first.parts) == 1 && !once(first.parts[0]) {
 		b.add(` GROUP BY entry`) // once each, as UNION gives them
 	}
-	b.add(`)`)
+	b.add(`/*EACH*/)`)
 	return nil
 }
 
@@ -414,6 +418,11 @@ func boundsOn(field string, c *api.Condition) (bounds []*api.Condition) {
 		bounds = append(bounds, c)
 	}
 	return bounds
+}
+
+// ordered tells whether an index has the entries of a comparison in their order: it is with one word.
+func ordered(c *api.Condition) bool {
+	return c.Op == api.OpIs && len(c.Words) == 1 && len(c.Amounts) == 0
 }
 
 // once tells whether a comparison selects each of its entries once: an entry has one amount of a field, and no word twice.

@@ -24,13 +24,63 @@ type querier interface {
 type session struct {
 	on     querier
 	rebind func(string) string
+	pipe   *pipe // where writes are sent together; nil: each statement is sent alone
+}
+
+// put runs a statement of which only its success matters. It may be sent later, together with the next one that is asked for
+// something or with the end of the write; whichever that is reports its error.
+func (s session) put(ctx context.Context, query string, args ...any) error {
+	plain, err := plainArgs(args)
+	if err != nil {
+		return err
+	}
+	if s.pipe != nil {
+		return s.pipe.put(ctx, s.rebind(query), plain, wellDone)
+	}
+	_, err = s.on.ExecContext(ctx, s.rebind(query), plain...)
+	return err
+}
+
+// mark begins what undo undoes.
+func (s session) mark(ctx context.Context) error {
+	if s.pipe != nil {
+		s.pipe.sent = false
+	}
+	return s.put(ctx, "SAVEPOINT job")
+}
+
+// keep ends what mark began; an error is that of a statement that was put.
+func (s session) keep(ctx context.Context) error {
+	if err := s.put(ctx, "RELEASE SAVEPOINT job"); err != nil {
+		return err
+	}
+	return s.answers(ctx)
+}
+
+// undo takes back everything since mark. On an error the transaction is lost.
+func (s session) undo(ctx context.Context) error {
+	if s.pipe != nil && !s.pipe.drop() {
+		return nil
+	}
+	for _, query := range []string{"ROLLBACK TO SAVEPOINT job", "RELEASE SAVEPOINT job"} {
+		if _, err := s.on.ExecContext(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exec runs a statement and tells how many rows it changed.
-func (s session) exec(ctx context.Context, query string, args ...any) (int64, error) {
+func (s session) exec(ctx context.Context, query string, args ...any) (rows int64, _ error) {
 	plain, err := plainArgs(args)
 	if err != nil {
 		return 0, err
+	}
+	if s.pipe != nil {
+		if err = s.pipe.put(ctx, s.rebind(query), plain, counted(&rows)); err == nil {
+			err = s.pipe.flush(ctx)
+		}
+		return rows, err
 	}
 	result, err := s.on.ExecContext(ctx, s.rebind(query), plain...)
 	if err != nil {
@@ -41,9 +91,29 @@ func (s session) exec(ctx context.Context, query string, args ...any) (int64, er
 
 // each calls row once per row, with the function that scans it.
 func (s session) each(ctx context.Context, query string, args []any, row func(scan func(...any) error) error) error {
+	if err := s.ask(ctx, query, args, row); err != nil {
+		return err
+	}
+	return s.answers(ctx)
+}
+
+// answers waits for what was asked, and for what was put.
+func (s session) answers(ctx context.Context) error {
+	if s.pipe == nil {
+		return nil
+	}
+	return s.pipe.flush(ctx)
+}
+
+// ask is each for a query that others follow at once: its rows are there after answers at the latest. row must not use the
+// session.
+func (s session) ask(ctx context.Context, query string, args []any, row func(scan func(...any) error) error) error {
 	plain, err := plainArgs(args)
 	if err != nil {
 		return err
+	}
+	if s.pipe != nil {
+		return s.pipe.put(ctx, s.rebind(query), plain, listed(row))
 	}
 	rows, err := s.on.QueryContext(ctx, s.rebind(query), plain...)
 	if err != nil {
@@ -60,14 +130,21 @@ func (s session) each(ctx context.Context, query string, args []any, row func(sc
 
 // one scans the first row, and tells whether there was one.
 func (s session) one(ctx context.Context, query string, args []any, into ...any) (found bool, err error) {
-	err = s.each(ctx, query, args, func(scan func(...any) error) error {
-		if found {
+	if err = s.askOne(ctx, &found, query, args, into...); err == nil {
+		err = s.answers(ctx)
+	}
+	return found, err
+}
+
+// askOne is one for a query that others follow at once, as ask is each.
+func (s session) askOne(ctx context.Context, found *bool, query string, args []any, into ...any) error {
+	return s.ask(ctx, query, args, func(scan func(...any) error) error {
+		if *found {
 			return nil
 		}
-		found = true
+		*found = true
 		return scan(into...)
 	})
-	return found, err
 }
 
 // read runs a function that only reads. It is called again when a connection turns out to be gone, as all idle ones are
@@ -75,12 +152,12 @@ func (s session) one(ctx context.Context, query string, args []any, into ...any)
 func read[T any](ctx context.Context, db *DB, act string, run func(context.Context, session) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
-	value, err := run(bounded, session{db.reads, db.rebind})
+	value, err := run(bounded, session{on: db.reads, rebind: db.rebind})
 	for again := 0; again < readersMax && err != nil && bounded.Err() == nil && !isOurs(err); again++ {
 		if _, lost := db.dialect.reason(err); !lost {
 			break
 		}
-		value, err = run(bounded, session{db.reads, db.rebind})
+		value, err = run(bounded, session{on: db.reads, rebind: db.rebind})
 	}
 	if err != nil {
 		var none T

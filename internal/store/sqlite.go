@@ -83,6 +83,10 @@ func (sqlite) bound(time.Duration) (context.Context, context.CancelFunc) {
 	return context.Background(), func() {}
 }
 
+func (sqlite) pipe(*sql.Conn) *pipe { return nil }
+
+func (sqlite) learn(context.Context, *sql.DB) error { return nil } // it is told how to search: see search
+
 func (sqlite) bulk(context.Context, querier) error { return nil }
 
 func (sqlite) snapshot() *sql.TxOptions { return nil }

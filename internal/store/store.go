@@ -78,6 +78,10 @@ type dialect interface {
 	// bound limits a group of writes in time. SQLite's is not bounded: an interrupt would roll back the others' work, and
 	// its waits are bounded by busy_timeout.
 	bound(timeout time.Duration) (context.Context, context.CancelFunc)
+	// pipe sends the statements of a write together; nil where that gains nothing.
+	pipe(conn *sql.Conn) *pipe
+	// learn lets the planner see what the tables hold now.
+	learn(ctx context.Context, db *sql.DB) error
 	// bulk lifts the limits of a transaction that streams a whole database.
 	bulk(ctx context.Context, on querier) error
 	snapshot() *sql.TxOptions // a transaction whose reads all see one moment

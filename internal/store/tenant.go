@@ -48,7 +48,7 @@ func (db *DB) SetWeight(ctx context.Context, id api.TenantID, weight int, ifGene
 			return t, nil
 		}
 		t.Weight, t.Generation = weight, t.Generation+1
-		if _, err := s.exec(ctx, `UPDATE tenants SET weight = ?, generation = ? WHERE id = ?`, t.Weight, t.Generation, id); err != nil {
+		if err := s.put(ctx, `UPDATE tenants SET weight = ?, generation = ? WHERE id = ?`, t.Weight, t.Generation, id); err != nil {
 			return t, err
 		}
 		return t, db.appendEvent(ctx, s, e)
@@ -57,10 +57,19 @@ func (db *DB) SetWeight(ctx context.Context, id api.TenantID, weight int, ifGene
 
 // needTenant fails when the tenant was never made: nothing may belong to nobody.
 func needTenant(ctx context.Context, s session, t api.TenantID) error {
-	var one int64
-	found, err := s.one(ctx, `SELECT 1 FROM tenants WHERE id = ?`, []any{t}, &one)
-	if err == nil && !found {
-		return api.Fail(api.CodeNotFound, string(t), "no such tenant")
+	var found bool
+	if err := askTenant(ctx, s, t, &found); err != nil {
+		return err
 	}
-	return err
+	if err := s.answers(ctx); err != nil || found {
+		return err
+	}
+	return noTenant(t)
 }
+
+func askTenant(ctx context.Context, s session, t api.TenantID, found *bool) error {
+	var one int64
+	return s.askOne(ctx, found, `SELECT 1 FROM tenants WHERE id = ?`, []any{t}, &one)
+}
+
+func noTenant(t api.TenantID) error { return api.Fail(api.CodeNotFound, string(t), "no such tenant") }

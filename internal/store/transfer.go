@@ -30,7 +30,7 @@ func (db *DB) PutTransfer(ctx context.Context, t api.Transfer, sealed string) er
 			return api.Fail(api.CodeQueueFull, "", "%d transfers of this tenant have not ended, which is the limit", open).
 				WithCure("Wait for some to end, or cancel them with `penstock transfer cancel`.")
 		}
-		if _, err := s.exec(ctx, `DELETE FROM transfers WHERE tenant = ? AND id IN (SELECT id FROM transfers
+		if err := s.put(ctx, `DELETE FROM transfers WHERE tenant = ? AND id IN (SELECT id FROM transfers
 			WHERE tenant = ? AND state NOT IN ('waiting', 'running') ORDER BY id DESC LIMIT ? OFFSET ?)`, t.Tenant, t.Tenant, listMax, transfersKept-1); err != nil {
 			return err
 		}
@@ -56,10 +56,10 @@ func (db *DB) SaveTransfer(ctx context.Context, t api.Transfer) (api.Transfer, e
 			return now, err
 		}
 		if !t.State.Final() {
-			_, err := s.exec(ctx, `UPDATE transfers SET state = ?, doc = ? WHERE tenant = ? AND id = ?`, t.State, doc, t.Tenant, t.ID)
+			err := s.put(ctx, `UPDATE transfers SET state = ?, doc = ? WHERE tenant = ? AND id = ?`, t.State, doc, t.Tenant, t.ID)
 			return t, err
 		}
-		if _, err := s.exec(ctx, `UPDATE transfers SET state = ?, doc = ?, sealed = '' WHERE tenant = ? AND id = ?`, t.State, doc, t.Tenant, t.ID); err != nil {
+		if err := s.put(ctx, `UPDATE transfers SET state = ?, doc = ?, sealed = '' WHERE tenant = ? AND id = ?`, t.State, doc, t.Tenant, t.ID); err != nil {
 			return t, err
 		}
 		return t, db.appendEvent(ctx, s, transferEvent(&t))

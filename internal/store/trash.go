@@ -88,7 +88,7 @@ func (db *DB) deleteVersion(ctx context.Context, s session, v api.Version, held 
 	if d.Now {
 		at = goneForGood
 	}
-	if _, err := s.exec(ctx, `UPDATE versions SET deleted = ?, deleted_by = ? WHERE tenant = ? AND model = ? AND number = ?`,
+	if err := s.put(ctx, `UPDATE versions SET deleted = ?, deleted_by = ? WHERE tenant = ? AND model = ? AND number = ?`,
 		at, clean(d.By), v.Tenant, v.Model, v.Number); err != nil {
 		return err
 	}
@@ -123,15 +123,15 @@ func hideManifest(ctx context.Context, s session, repo api.Repository, digest ap
 	if err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND digest = ?`, repo.Tenant, repo.Name, digest); err != nil {
+	if err := s.put(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND digest = ?`, repo.Tenant, repo.Name, digest); err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `UPDATE manifests SET touched = ? WHERE tenant = ? AND repository = ? AND deleted = 0 AND touched < ?
+	if err := s.put(ctx, `UPDATE manifests SET touched = ? WHERE tenant = ? AND repository = ? AND deleted = 0 AND touched < ?
 		AND digest IN (SELECT part FROM manifest_parts WHERE tenant = ? AND repository = ? AND digest = ?)`,
 		at, repo.Tenant, repo.Name, at, repo.Tenant, repo.Name, digest); err != nil {
 		return err
 	}
-	_, err = s.exec(ctx, `UPDATE manifests SET deleted = ?, deleted_by = ?, lost_tags = ? WHERE tenant = ? AND repository = ? AND digest = ?`,
+	err = s.put(ctx, `UPDATE manifests SET deleted = ?, deleted_by = ?, lost_tags = ? WHERE tenant = ? AND repository = ? AND digest = ?`,
 		at, clean(d.By), lost, repo.Tenant, repo.Name, digest)
 	return err
 }
@@ -239,7 +239,7 @@ func (db *DB) restoreVersion(ctx context.Context, s session, v api.Version, d ap
 	if err := roomForObjects(ctx, s, v.Tenant, v.Model, objectVersion); err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `UPDATE versions SET deleted = 0, deleted_by = '' WHERE tenant = ? AND model = ? AND number = ?`, v.Tenant, v.Model, v.Number); err != nil {
+	if err := s.put(ctx, `UPDATE versions SET deleted = 0, deleted_by = '' WHERE tenant = ? AND model = ? AND number = ?`, v.Tenant, v.Model, v.Number); err != nil {
 		return err
 	}
 	if err := reindexVersion(ctx, s, &v); err != nil {
@@ -295,7 +295,7 @@ func showManifest(ctx context.Context, s session, repo api.Repository, digest ap
 		if err := retakeTags(ctx, s, repo, next, lost, d); err != nil {
 			return err
 		}
-		if _, err := s.exec(ctx, `UPDATE repository_blobs SET hidden = 0 WHERE tenant = ? AND repository = ?
+		if err := s.put(ctx, `UPDATE repository_blobs SET hidden = 0 WHERE tenant = ? AND repository = ?
 			AND digest IN (SELECT part FROM manifest_parts WHERE tenant = ? AND repository = ? AND digest = ?)`,
 			repo.Tenant, repo.Name, repo.Tenant, repo.Name, next); err != nil {
 			return err
@@ -329,7 +329,7 @@ func retakeTags(ctx context.Context, s session, repo api.Repository, digest api.
 		if old.Version != 0 {
 			continue
 		}
-		if _, err := s.exec(ctx, `INSERT INTO manifest_tags (tenant, repository, name, digest, moved, moved_by) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		if err := s.put(ctx, `INSERT INTO manifest_tags (tenant, repository, name, digest, moved, moved_by) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			repo.Tenant, repo.Name, tag, digest, d.At, clean(d.By)); err != nil {
 			return err
 		}
@@ -356,7 +356,7 @@ func (db *DB) Trash(ctx context.Context, t api.TenantID, limit int) ([]api.Delet
 
 // loseTag gives a manifest that a tag leaves a window of its own.
 func loseTag(ctx context.Context, s session, repo api.Repository, tag string, at api.Time) error {
-	_, err := s.exec(ctx, `UPDATE manifests SET touched = ? WHERE tenant = ? AND repository = ? AND touched < ?
+	err := s.put(ctx, `UPDATE manifests SET touched = ? WHERE tenant = ? AND repository = ? AND touched < ?
 		AND digest = (SELECT digest FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?)`,
 		at, repo.Tenant, repo.Name, at, repo.Tenant, repo.Name, tag)
 	return err

@@ -44,7 +44,7 @@ func (db *DB) SaveTrustPolicy(ctx context.Context, t api.TenantID, p api.TrustPo
 		if err != nil {
 			return p, err
 		}
-		if _, err := s.exec(ctx, `INSERT INTO trust_policies (tenant, generation, doc, changed, changed_by) VALUES (?, ?, ?, ?, ?)
+		if err := s.put(ctx, `INSERT INTO trust_policies (tenant, generation, doc, changed, changed_by) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (tenant) DO UPDATE SET generation = excluded.generation, doc = excluded.doc, changed = excluded.changed,
 			changed_by = excluded.changed_by`, t, p.Generation, doc, p.Changed, p.ChangedBy); err != nil {
 			return p, err

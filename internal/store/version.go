@@ -19,10 +19,7 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 		created bool
 	}
 	o, err := write(ctx, db, "keep the version", func(ctx context.Context, s session) (o outcome, err error) {
-		if err := needTenant(ctx, s, v.Tenant); err != nil {
-			return o, err
-		}
-		if err := notRedirected(ctx, s, v.Tenant, v.Model); err != nil {
+		if err := needPlace(ctx, s, v.Tenant, v.Model); err != nil {
 			return o, err
 		}
 		if o.version, o.created, err = db.commitVersion(ctx, s, v); err != nil {
@@ -48,8 +45,12 @@ func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ ap
 	if len(v.Tags) > tagsMax {
 		return v, false, tooManyTags(v.Ref())
 	}
-	if _, err := s.exec(ctx, `INSERT INTO models (tenant, name, created, latest) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING`,
+	if err := s.put(ctx, `INSERT INTO models (tenant, name, created, latest) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING`,
 		v.Tenant, v.Model, v.Created); err != nil {
+		return v, false, err
+	}
+	var quota api.Quota
+	if err := askQuota(ctx, s, v.Tenant, &quota); err != nil {
 		return v, false, err
 	}
 	old, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
@@ -60,11 +61,16 @@ func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ ap
 	if len(old) > 0 {
 		return old[0], false, db.pushedAgain(ctx, s, old[0], v)
 	}
-	if err := roomForObjects(ctx, s, v.Tenant, v.Model, objectVersion); err != nil {
+	if err := roomWithin(ctx, s, &quota, v.Tenant, v.Model, objectVersion); err != nil {
 		return v, false, err
 	}
-	if _, err := s.one(ctx, `UPDATE models SET latest = latest + 1 WHERE tenant = ? AND name = ? RETURNING latest`,
+	var numbered bool
+	if err := s.askOne(ctx, &numbered, `UPDATE models SET latest = latest + 1 WHERE tenant = ? AND name = ? RETURNING latest`,
 		[]any{v.Tenant, v.Model}, &v.Number); err != nil {
+		return v, false, err
+	}
+	entry, err := nextEntry(ctx, s)
+	if err != nil {
 		return v, false, err
 	}
 	v.Reason, v.CreatedBy, v.Card = clean(v.Reason), clean(v.CreatedBy), clean(v.Card)
@@ -81,7 +87,7 @@ func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ ap
 	if err != nil {
 		return v, false, err
 	}
-	if _, err = s.exec(ctx, `INSERT INTO versions (`+versionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	if err = s.put(ctx, `INSERT INTO versions (`+versionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason, tags, doc, notes); err != nil {
 		return v, false, err
 	}
@@ -90,7 +96,7 @@ func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ ap
 			return v, false, err
 		}
 	}
-	return v, true, indexVersion(ctx, s, &v)
+	return v, true, indexVersion(ctx, s, &v, entry)
 }
 
 // pushedAgain restores a version that was deleted and whose content is pushed once more: the same content is the same
@@ -181,7 +187,7 @@ func (db *DB) SetTags(ctx context.Context, t api.TenantID, m api.ModelName, n ap
 		if err != nil {
 			return v, err
 		}
-		if _, err = s.exec(ctx, `UPDATE versions SET tags = ? WHERE tenant = ? AND model = ? AND number = ?`, tags, t, m, n); err != nil {
+		if err = s.put(ctx, `UPDATE versions SET tags = ? WHERE tenant = ? AND model = ? AND number = ?`, tags, t, m, n); err != nil {
 			return v, err
 		}
 		if err := indexTags(ctx, s, &v); err != nil {
@@ -228,9 +234,10 @@ func tooManyTags(ref api.Ref) error {
 	return api.Fail(api.CodeTooLarge, ref.String(), "a version has at most %d tags", tagsMax).WithCure("Remove tags first.")
 }
 
+const versionByNumber = `SELECT ` + versionColumns + ` FROM versions WHERE tenant = ? AND model = ? AND number = ? AND deleted = 0`
+
 func needVersion(ctx context.Context, s session, t api.TenantID, m api.ModelName, n api.VersionNumber) (api.Version, error) {
-	found, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
-		WHERE tenant = ? AND model = ? AND number = ? AND deleted = 0`, t, m, n)
+	found, err := versions(ctx, s, versionByNumber, t, m, n)
 	if err != nil || len(found) == 0 {
 		return api.Version{}, orElse(err, noVersion(ctx, s, t, api.Ref{Model: m, Version: n}))
 	}
@@ -245,14 +252,20 @@ func noVersion(ctx context.Context, s session, t api.TenantID, ref api.Ref) erro
 	return api.Fail(api.CodeVersionNotFound, ref.String(), "the model has no such version")
 }
 
-func versions(ctx context.Context, s session, query string, args ...any) ([]api.Version, error) {
-	var all []api.Version
-	err := s.each(ctx, query, args, func(scan func(...any) error) error {
+func versions(ctx context.Context, s session, query string, args ...any) (all []api.Version, _ error) {
+	if err := askVersions(ctx, s, &all, query, args...); err != nil {
+		return nil, err
+	}
+	err := s.answers(ctx)
+	return all, err
+}
+
+func askVersions(ctx context.Context, s session, all *[]api.Version, query string, args ...any) error {
+	return s.ask(ctx, query, args, func(scan func(...any) error) error {
 		v, err := scanVersion(scan)
-		all = append(all, v)
+		*all = append(*all, v)
 		return err
 	})
-	return all, err
 }
 
 // scanVersion reads versionColumns, and further columns into more.

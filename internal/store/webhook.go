@@ -87,13 +87,13 @@ func (db *DB) ChangeWebhook(ctx context.Context, t api.TenantID, id api.WebhookI
 		if err != nil {
 			return w, err
 		}
-		if _, err := s.exec(ctx, `UPDATE webhooks SET doc = ? WHERE tenant = ? AND id = ?`, doc, t, id); err != nil {
+		if err := s.put(ctx, `UPDATE webhooks SET doc = ? WHERE tenant = ? AND id = ?`, doc, t, id); err != nil {
 			return w, err
 		}
 		switch {
 		case c.Enabled == nil:
 		case *c.Enabled:
-			_, err = s.exec(ctx, `UPDATE webhooks SET disabled = 0, reason = '', failing = 0 WHERE tenant = ? AND id = ?`, t, id)
+			err = s.put(ctx, `UPDATE webhooks SET disabled = 0, reason = '', failing = 0 WHERE tenant = ? AND id = ?`, t, id)
 		case w.Disabled == 0:
 			err = db.disable(ctx, s, w, "disabled by "+clean(by), at)
 		}
@@ -113,7 +113,7 @@ func setTo[T any](field, to *T) {
 // RotateWebhook puts a new sealed secret in the place of the present one, which goes on signing until the time given.
 func (db *DB) RotateWebhook(ctx context.Context, t api.TenantID, id api.WebhookID, secret string, oldUntil api.Time) (api.Webhook, error) {
 	return write(ctx, db, "keep the webhook's secret", func(ctx context.Context, s session) (w api.Webhook, err error) {
-		if _, err := s.exec(ctx, `UPDATE webhooks SET old_secret = secret, old_until = ?, secret = ? WHERE tenant = ? AND id = ?`,
+		if err := s.put(ctx, `UPDATE webhooks SET old_secret = secret, old_until = ?, secret = ? WHERE tenant = ? AND id = ?`,
 			oldUntil, secret, t, id); err != nil {
 			return w, err
 		}
@@ -124,7 +124,7 @@ func (db *DB) RotateWebhook(ctx context.Context, t api.TenantID, id api.WebhookI
 // DeleteWebhook removes a webhook with its deliveries, also those that wait.
 func (db *DB) DeleteWebhook(ctx context.Context, t api.TenantID, id api.WebhookID) error {
 	return change(ctx, db, "delete the webhook", func(ctx context.Context, s session) error {
-		if _, err := s.exec(ctx, `DELETE FROM deliveries WHERE tenant = ? AND webhook = ?`, t, id); err != nil {
+		if err := s.put(ctx, `DELETE FROM deliveries WHERE tenant = ? AND webhook = ?`, t, id); err != nil {
 			return err
 		}
 		n, err := s.exec(ctx, `DELETE FROM webhooks WHERE tenant = ? AND id = ?`, t, id)
@@ -137,11 +137,11 @@ func (db *DB) DeleteWebhook(ctx context.Context, t api.TenantID, id api.WebhookI
 
 // disable stops a webhook, gives up what waits for it, and records webhook.disabled.
 func (db *DB) disable(ctx context.Context, s session, w api.Webhook, reason string, at api.Time) error {
-	if _, err := s.exec(ctx, `UPDATE deliveries SET state = ?, due = 0, ended = ? WHERE tenant = ? AND webhook = ? AND state = ?`,
+	if err := s.put(ctx, `UPDATE deliveries SET state = ?, due = 0, ended = ? WHERE tenant = ? AND webhook = ? AND state = ?`,
 		api.DeliveryDead, at, w.Tenant, w.ID, api.DeliveryPending); err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, `UPDATE webhooks SET disabled = ?, reason = ?, ended = ended + pending, pending = 0 WHERE tenant = ? AND id = ?`,
+	if err := s.put(ctx, `UPDATE webhooks SET disabled = ?, reason = ?, ended = ended + pending, pending = 0 WHERE tenant = ? AND id = ?`,
 		at, reason, w.Tenant, w.ID); err != nil {
 		return err
 	}

@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,10 +16,12 @@ import (
 
 // The bounds of the queue of writes.
 const (
-	queueMax  = 1024 // writes that wait; when it is full, callers wait to enter until their time is up
-	groupMax  = 128  // writes that share one transaction
-	groupWait = 4    // times that the others may run before a group closes; lets those just acknowledged come back
-	beginMax  = 2    // tries to begin, for a connection that went away while nobody used it
+	queueMax  = 1024    // writes that wait; when it is full, callers wait to enter until their time is up
+	groupMax  = 128     // writes that share one transaction
+	learnFrom = 256     // writes of this process after which the planner looks at the tables, and again whenever they have doubled,
+	learnTo   = 1 << 17 // up to here
+	groupWait = 4       // times that the others may run before a group closes; lets those just acknowledged come back
+	beginMax  = 2       // tries to begin, for a connection that went away while nobody used it
 )
 
 var errClosed = errors.New("the store is closed")
@@ -49,6 +53,10 @@ type writer struct {
 	queue   chan *job
 	closing chan struct{}
 	stopped chan struct{}
+	written int64
+	learned int64 // of these, when the planner looked last
+	looking atomic.Bool
+	looks   sync.WaitGroup
 }
 
 func newWriter(db *DB) *writer {
@@ -140,6 +148,7 @@ func (w *writer) close(limit time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-w.stopped:
+		w.looks.Wait()
 		return nil
 	case <-timer.C:
 		return errors.New("a write is still waiting for the disk")
@@ -171,7 +180,7 @@ func (w *writer) group(first *job) {
 		}
 		return
 	}
-	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind}, first)
+	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind, conn.pipe}, first)
 	if err == nil {
 		crashPoints(taken, "before the commit")
 		if _, err = conn.ExecContext(ctx, "COMMIT"); err != nil {
@@ -188,9 +197,27 @@ func (w *writer) group(first *job) {
 	for _, j := range taken {
 		j.finish(err)
 	}
+	if err == nil {
+		w.written += int64(len(taken))
+		w.learn()
+	}
 	if late != nil {
 		w.group(late)
 	}
+}
+
+// learn has the planner look at tables that have grown, beside the writes.
+func (w *writer) learn() {
+	if w.written < max(learnFrom, 2*w.learned) || w.learned >= learnTo || !w.looking.CompareAndSwap(false, true) {
+		return
+	}
+	w.learned = w.written
+	w.looks.Go(func() {
+		defer w.looking.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), w.db.timeout)
+		defer cancel()
+		_ = w.db.dialect.learn(ctx, w.db.reads) // nothing but speed depends on it, and it comes again
+	})
 }
 
 // crashPoints passes the points of every act of a group.
@@ -239,16 +266,16 @@ func (w *writer) next() *job {
 
 // runOne runs a job inside a savepoint, so that its failure undoes its own changes and nobody else's.
 func (w *writer) runOne(ctx context.Context, s session, j *job) error {
-	if _, err := s.on.ExecContext(ctx, "SAVEPOINT job"); err != nil {
+	if err := s.mark(ctx); err != nil {
 		return fmt.Errorf("savepoint: %w", err)
 	}
-	if j.value, j.err = j.run(ctx, s); j.err != nil {
-		if _, err := s.on.ExecContext(ctx, "ROLLBACK TO SAVEPOINT job"); err != nil {
+	if j.value, j.err = j.run(ctx, s); j.err == nil {
+		j.err = s.keep(ctx)
+	}
+	if j.err != nil {
+		if err := s.undo(ctx); err != nil {
 			return fmt.Errorf("roll back after %w: %w", j.err, err)
 		}
-	}
-	if _, err := s.on.ExecContext(ctx, "RELEASE SAVEPOINT job"); err != nil {
-		return fmt.Errorf("release: %w", err)
 	}
 	return nil
 }
@@ -256,10 +283,8 @@ func (w *writer) runOne(ctx context.Context, s session, j *job) error {
 // connection is a pooled connection that can be thrown away instead of going back.
 type connection struct {
 	querier
-	raw interface {
-		Raw(func(any) error) error
-		Close() error
-	}
+	raw  *sql.Conn
+	pipe *pipe
 }
 
 func (c connection) Close() { _ = c.raw.Close() } // closing gives it back to the pool; its errors were seen before
@@ -273,7 +298,7 @@ func (w *writer) begin(ctx context.Context) (c connection, err error) {
 		if connErr != nil {
 			return c, fmt.Errorf("connect: %w", connErr)
 		}
-		c = connection{querier: conn, raw: conn}
+		c = connection{conn, conn, w.db.dialect.pipe(conn)}
 		if err = w.db.dialect.begin(ctx, conn); err == nil {
 			return c, nil
 		}
