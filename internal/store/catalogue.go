@@ -238,7 +238,9 @@ func (f facts) insert(ctx context.Context, s session, t api.TenantID, entry int6
 		if !known[w] {
 			known[w] = true
 			words = append(words, entry, w.field, w.word, t)
-			terms = append(terms, t, w.field, w.word)
+			if s.terms.write(term{t, w.field, w.word}) {
+				terms = append(terms, t, w.field, w.word)
+			}
 		}
 	}
 	clear(known)
@@ -326,6 +328,9 @@ func indexAlias(ctx context.Context, s session, move *api.AliasChange, from api.
 	if err := s.put(ctx, `INSERT INTO catalogue_words (entry, field, word, tenant) SELECT entry, 'alias', ?, tenant FROM catalogue
 		WHERE tenant = ? AND model = ? AND number = ? ON CONFLICT DO NOTHING`, move.Alias, move.Tenant, move.Model, move.To); err != nil {
 		return err
+	}
+	if !s.terms.write(term{move.Tenant, "alias", string(move.Alias)}) {
+		return nil
 	}
 	return insertRows(ctx, s, `INSERT INTO catalogue_terms (tenant, field, word) VALUES `, 3, []any{move.Tenant, "alias", move.Alias})
 }

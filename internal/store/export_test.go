@@ -30,3 +30,19 @@ func (db *DB) Steps(ctx context.Context, end error, steps ...Step) error {
 		return end
 	})
 }
+
+// Words enters tasks as one write, which ends with an error if there is one.
+func (db *DB) Words(ctx context.Context, end error, words ...string) error {
+	return change(ctx, db, "enter words", func(ctx context.Context, s session) error {
+		var cells []any
+		for _, w := range words {
+			if s.terms.write(term{"acme", "task", w}) {
+				cells = append(cells, "acme", "task", w)
+			}
+		}
+		if err := insertRows(ctx, s, `INSERT INTO catalogue_terms (tenant, field, word) VALUES `, 3, cells); err != nil {
+			return err
+		}
+		return end
+	})
+}

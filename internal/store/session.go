@@ -24,7 +24,8 @@ type querier interface {
 type session struct {
 	on     querier
 	rebind func(string) string
-	pipe   *pipe // where writes are sent together; nil: each statement is sent alone
+	pipe   *pipe  // where writes are sent together; nil: each statement is sent alone
+	terms  *terms // the writer's; nil for others
 }
 
 // put runs a statement of which only its success matters. It may be sent later, together with the next one that is asked for

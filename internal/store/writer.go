@@ -57,6 +57,7 @@ type writer struct {
 	learned int64 // of these, when the planner looked last
 	looking atomic.Bool
 	looks   sync.WaitGroup
+	terms   terms
 }
 
 func newWriter(db *DB) *writer {
@@ -180,7 +181,7 @@ func (w *writer) group(first *job) {
 		}
 		return
 	}
-	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind, conn.pipe}, first)
+	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind, conn.pipe, &w.terms}, first)
 	if err == nil {
 		crashPoints(taken, "before the commit")
 		if _, err = conn.ExecContext(ctx, "COMMIT"); err != nil {
@@ -191,6 +192,7 @@ func (w *writer) group(first *job) {
 		conn.discard() // nothing of a transaction whose disk or server failed is trusted or acknowledged
 	}
 	conn.Close()
+	w.terms.end(err == nil)
 	if err == nil {
 		crashPoints(taken, "after the commit")
 	}
@@ -272,10 +274,13 @@ func (w *writer) runOne(ctx context.Context, s session, j *job) error {
 	if j.value, j.err = j.run(ctx, s); j.err == nil {
 		j.err = s.keep(ctx)
 	}
-	if j.err != nil {
-		if err := s.undo(ctx); err != nil {
-			return fmt.Errorf("roll back after %w: %w", j.err, err)
-		}
+	if j.err == nil {
+		s.terms.keep()
+		return nil
+	}
+	s.terms.undo()
+	if err := s.undo(ctx); err != nil {
+		return fmt.Errorf("roll back after %w: %w", j.err, err)
 	}
 	return nil
 }
