@@ -179,6 +179,7 @@ type latest struct {
 func (c *Controller) open(ctx context.Context, ep api.Endpoint, newest latest) error {
 	e := newEndpoint()
 	e.Endpoint = ep
+	e.Spec.Variants = slices.Clone(ep.Spec.Variants) // without the room for more that reading JSON leaves: there may be 10,000
 	if newest.revision != nil {
 		e.lastRevision = newest.revision.Number
 	}
@@ -193,6 +194,7 @@ func (c *Controller) open(ctx context.Context, ep api.Endpoint, newest latest) e
 	for _, n := range e.window() {
 		if newest.revision != nil && newest.revision.Number == n {
 			rev := *newest.revision // a copy: the list of all is let go
+			rev.Variants = slices.Clone(rev.Variants)
 			e.revisions[n] = &rev
 			continue
 		}
@@ -200,6 +202,7 @@ func (c *Controller) open(ctx context.Context, ep api.Endpoint, newest latest) e
 		if err != nil {
 			return err
 		}
+		rev.Variants = slices.Clone(rev.Variants)
 		e.revisions[n] = &rev
 	}
 	key := api.EndpointKey{Tenant: ep.Tenant, Endpoint: ep.Name}
