@@ -29,7 +29,7 @@ import (
 // broken off, cut, answers lost, never answered. Calls are tried twice, so that many fail.
 func TestCollectWalkInFailingBucket(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts an S3 server")
+		t.Skip("left out with -short: it starts an S3 server")
 	}
 	server := s3.Start(t)
 	server.Bucket(t, "walk")
@@ -443,7 +443,7 @@ func TestCollectLeavesWhatStays(t *testing.T) {
 // TestCollectWithoutAList frees what is known to be dead also where the bucket gives no list, and says that it gave none.
 func TestCollectWithoutAList(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts an S3 server")
+		t.Skip("left out with -short: it starts an S3 server")
 	}
 	server := s3.Start(t)
 	server.Bucket(t, "unlisted")

@@ -456,7 +456,7 @@ func TestCollectWalk(t *testing.T) {
 // TestCollectWalkInBucket is the walk on PostgreSQL and a bucket.
 func TestCollectWalkInBucket(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts PostgreSQL and an S3 server")
+		t.Skip("left out with -short: it starts PostgreSQL and an S3 server")
 	}
 	server := s3.Start(t)
 	server.Bucket(t, "walk")
