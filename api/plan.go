@@ -27,8 +27,8 @@ type PlanEndpoint struct {
 // PlanVariant is one arm with the set of its replicas, which lives on while the plan stands. Weight 0 takes no traffic
 // unless it is forced.
 type PlanVariant struct {
-	Variant
-	Set *ReplicaSet
+	*Variant // the revision's own, so never changed
+	Set      *ReplicaSet
 }
 
 // Want asks the fleet to hold a version loaded. Instance names it everywhere: wants with the same Instance are one.

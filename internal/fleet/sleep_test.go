@@ -26,7 +26,7 @@ func (r *rig) gate(wants []api.Want) *serve.Path {
 	plan := &api.Plan{Endpoints: map[api.EndpointKey]*api.PlanEndpoint{}}
 	for _, w := range wants {
 		key := api.EndpointKey{Tenant: "default", Endpoint: api.EndpointName(w.Instance)}
-		v := api.PlanVariant{Variant: api.Variant{Name: "main", Version: 1, Digest: w.Digest, Weight: 1}, Set: r.Set(w.Instance)}
+		v := api.PlanVariant{Variant: &api.Variant{Name: "main", Version: 1, Digest: w.Digest, Weight: 1}, Set: r.Set(w.Instance)}
 		plan.Endpoints[key] = &api.PlanEndpoint{Key: key, Revision: 1, Variants: []api.PlanVariant{v}}
 	}
 	p.SetPlan(plan)

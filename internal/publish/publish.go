@@ -57,7 +57,7 @@ func (p *Publisher) Publish() {
 		r := &routes[i]
 		for j := range r.Variants {
 			v := &r.Variants[j]
-			v.Set = p.fleet.Set(&v.Variant)
+			v.Set = p.fleet.Set(v.Variant)
 		}
 		plan.Endpoints[r.Key] = r
 	}

@@ -19,7 +19,7 @@ type house struct {
 func (h *house) Routes() []api.PlanEndpoint {
 	v := api.Variant{Name: "main", Version: api.VersionNumber(h.version.Load()), Digest: "sha256:d", Weight: 1}
 	key := api.EndpointKey{Tenant: "default", Endpoint: "e"}
-	return []api.PlanEndpoint{{Key: key, Variants: []api.PlanVariant{{Variant: v}}}}
+	return []api.PlanEndpoint{{Key: key, Variants: []api.PlanVariant{{Variant: &v}}}}
 }
 
 func (h *house) Set(v *api.Variant) *api.ReplicaSet {

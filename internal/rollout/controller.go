@@ -89,7 +89,7 @@ type Controller struct {
 // endpoint is the controller's memory of one endpoint. The database holds the same, but for unsaved.
 type endpoint struct {
 	api.Endpoint
-	revisions    map[api.RevisionNumber]*api.Revision // those that are wanted loaded
+	revisions    revisions // those that are wanted loaded
 	lastRevision api.RevisionNumber
 	lastRelease  int64
 	active       *api.Release      // not final yet
@@ -193,17 +193,14 @@ func (c *Controller) open(ctx context.Context, ep api.Endpoint, newest latest) e
 	c.replay(e)
 	for _, n := range e.window() {
 		if newest.revision != nil && newest.revision.Number == n {
-			rev := *newest.revision // a copy: the list of all is let go
-			rev.Variants = slices.Clone(rev.Variants)
-			e.revisions[n] = &rev
+			e.revisions.put(trimmed(*newest.revision)) // a copy: the list of all is let go
 			continue
 		}
 		rev, err := c.Store.Revision(ctx, ep.Tenant, ep.Name, n)
 		if err != nil {
 			return err
 		}
-		rev.Variants = slices.Clone(rev.Variants)
-		e.revisions[n] = &rev
+		e.revisions.put(trimmed(rev))
 	}
 	key := api.EndpointKey{Tenant: ep.Tenant, Endpoint: ep.Name}
 	c.mu.Lock()
@@ -214,8 +211,41 @@ func (c *Controller) open(ctx context.Context, ep api.Endpoint, newest latest) e
 	return nil
 }
 
+// trimmed gives a copy without the room for more that reading JSON leaves behind its lists: there may be 10,000.
+func trimmed(rev api.Revision) *api.Revision {
+	rev.Variants = slices.Clone(rev.Variants)
+	for i := range rev.Variants {
+		sig := &rev.Variants[i].Signature
+		sig.Inputs, sig.Outputs = slices.Clone(sig.Inputs), slices.Clone(sig.Outputs)
+	}
+	return &rev
+}
+
+// revisions are the few of one endpoint that are at hand, in no order. What one holds is never changed, but replaced.
+type revisions []*api.Revision
+
+// get gives nil for one that is not at hand.
+func (r revisions) get(n api.RevisionNumber) *api.Revision {
+	for _, rev := range r {
+		if rev.Number == n {
+			return rev
+		}
+	}
+	return nil
+}
+
+func (r *revisions) put(rev *api.Revision) {
+	for i := range *r {
+		if (*r)[i].Number == rev.Number {
+			(*r)[i] = rev
+			return
+		}
+	}
+	*r = append(*r, rev)
+}
+
 func newEndpoint() *endpoint {
-	return &endpoint{revisions: map[api.RevisionNumber]*api.Revision{}, writing: make(chan struct{}, 1)}
+	return &endpoint{writing: make(chan struct{}, 1)}
 }
 
 // write takes the right to write the endpoint's records; a database that hangs holds up the next writer, but never longer
@@ -268,20 +298,20 @@ func (c *Controller) want(key api.EndpointKey) {
 		now := c.Now()
 		e.wanted = now
 		if !e.Traffic.Unloaded || e.load != nil {
-			wants = addWants(wants, e.revisions[e.Traffic.Current], e.load != nil)
+			wants = addWants(wants, e.revisions.get(e.Traffic.Current), e.load != nil)
 		}
 		if !e.Traffic.Unloaded && now.Sub(e.Traffic.Changed.Std()) < c.RollbackWindow {
 			for _, n := range e.Traffic.Warm {
-				wants = addWants(wants, e.revisions[n], false)
+				wants = addWants(wants, e.revisions.get(n), false)
 			}
 			for i := range wants {
 				wants[i].Standby = true // the current one, too: a rollback of a rollback
 			}
 		}
 		if e.active != nil {
-			wants = addWants(wants, e.revisions[e.active.To], true)
+			wants = addWants(wants, e.revisions.get(e.active.To), true)
 		}
-		if current = e.revisions[e.Traffic.Current]; current != nil {
+		if current = e.revisions.get(e.Traffic.Current); current != nil {
 			for i := range wants {
 				wants[i].Loaded = wants[i].Loaded || keeps(current, wants[i].Instance)
 			}

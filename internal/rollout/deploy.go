@@ -58,7 +58,7 @@ func (c *Controller) Deploy(ctx context.Context, p *api.Principal, name api.Endp
 	}
 	e.Spec, e.Generation, e.Created = saved.Spec, saved.Generation, saved.Created
 	e.lastRevision, e.lastRelease = rev.Number, max(e.lastRelease, rel.Number)
-	e.revisions[rev.Number] = &rev
+	e.revisions.put(&rev)
 	c.mu.Unlock()
 	c.want(key)
 	c.publish()
@@ -295,7 +295,7 @@ func sameTensors(what string, a, b []api.TensorSpec) error {
 // advance looks whether the release's revision is loaded and, if so, moves the traffic.
 func (c *Controller) advance(ctx context.Context, key api.EndpointKey, e *endpoint, rel api.Release) error {
 	c.mu.Lock()
-	rev := e.revisions[rel.To]
+	rev := e.revisions.get(rel.To)
 	c.mu.Unlock()
 	if rev == nil {
 		return fmt.Errorf("endpoint %s: revision %d of open release %d is not at hand", key.Endpoint, rel.To, rel.Number)
@@ -426,9 +426,5 @@ func lastIndex(list []api.RevisionNumber, n api.RevisionNumber) int {
 // prune needs mu: it forgets revisions outside the window.
 func (c *Controller) prune(e *endpoint) {
 	keep := e.window()
-	for n := range e.revisions {
-		if lastIndex(keep, n) < 0 {
-			delete(e.revisions, n)
-		}
-	}
+	e.revisions = slices.DeleteFunc(e.revisions, func(rev *api.Revision) bool { return !slices.Contains(keep, rev.Number) })
 }

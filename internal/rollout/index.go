@@ -24,7 +24,7 @@ func (c *Controller) Index(t api.TenantID) []api.ModelIndex {
 		if e.Generation == 0 {
 			continue
 		}
-		r := row{name: e.Name, rev: e.revisions[e.Traffic.Current], off: e.Traffic.Unloaded, refused: e.refused}
+		r := row{name: e.Name, rev: e.revisions.get(e.Traffic.Current), off: e.Traffic.Unloaded, refused: e.refused}
 		if e.setsOf == r.rev {
 			r.sets = e.sets
 		}

@@ -70,7 +70,7 @@ func (c *Controller) Load(ctx context.Context, p *api.Principal, name api.Endpoi
 		c.mu.Unlock()
 		return api.Fail(api.CodeNotReady, string(name), "nothing was released on this endpoint yet")
 	}
-	rev, off := e.revisions[e.Traffic.Current], e.Traffic.Unloaded
+	rev, off := e.revisions.get(e.Traffic.Current), e.Traffic.Unloaded
 	c.mu.Unlock()
 	if !off && c.answering(rev) {
 		return nil
@@ -164,7 +164,7 @@ func (c *Controller) carry(ctx context.Context, key api.EndpointKey, e *endpoint
 		c.mu.Unlock()
 		return nil
 	}
-	before, rev := e.Traffic, e.revisions[e.Traffic.Current]
+	before, rev := e.Traffic, e.revisions.get(e.Traffic.Current)
 	c.mu.Unlock()
 	ready, failed := c.loaded(rev)
 	late := c.Now().Sub(open.started.Std()) > c.ReleaseTimeout

@@ -17,9 +17,9 @@ func (c *Controller) Renamed(t api.TenantID, from, to api.ModelName) {
 			continue
 		}
 		found := false
-		for n, rev := range e.revisions {
+		for i, rev := range e.revisions {
 			if renamed, changed := rev.Renamed(from, to); changed {
-				e.revisions[n], found = &renamed, true
+				e.revisions[i], found = &renamed, true
 			}
 		}
 		if found {

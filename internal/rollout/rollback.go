@@ -34,7 +34,7 @@ func (c *Controller) Rollback(ctx context.Context, p *api.Principal, name api.En
 		From: e.Traffic.Current, To: rev.Number, Strategy: api.StrategyDirect, State: api.ReleaseSucceeded,
 		By: p.Name, Why: why, Started: api.TimeOf(begin), Ended: api.TimeOf(c.Now()), Durable: true}
 	e.lastRelease = rel.Number
-	e.revisions[rev.Number] = rev
+	e.revisions.put(rev)
 	e.Traffic = move(e.Traffic, rel)
 	c.mu.Unlock()
 	c.publish()
@@ -72,7 +72,7 @@ func (c *Controller) target(ctx context.Context, key api.EndpointKey, to api.Rev
 		c.mu.Unlock()
 		return nil, nil, api.Fail(api.CodeNothingEarlier, string(key.Endpoint), "revision %d serves and none served before it", current)
 	}
-	rev, last := e.revisions[to], e.lastRevision
+	rev, last := e.revisions.get(to), e.lastRevision
 	c.mu.Unlock()
 	if rev != nil {
 		return e, rev, nil
@@ -159,7 +159,7 @@ func (c *Controller) rollbackCold(ctx context.Context, p *api.Principal, key api
 		return api.Release{}, err
 	}
 	e.lastRelease = max(e.lastRelease, rel.Number)
-	e.revisions[rev.Number] = rev
+	e.revisions.put(rev)
 	c.mu.Unlock()
 	c.want(key)
 	c.loop.Hint(key)

@@ -20,11 +20,11 @@ func (c *Controller) Routes() []api.PlanEndpoint {
 		}
 		r := api.PlanEndpoint{Key: key, Salt: string(key.Tenant) + "/" + string(key.Endpoint)}
 		r.Unloaded = e.Traffic.Unloaded
-		if rev := e.revisions[e.Traffic.Current]; rev != nil && !r.Unloaded {
+		if rev := e.revisions.get(e.Traffic.Current); rev != nil && !r.Unloaded {
 			r.Revision, r.Sticky = rev.Number, rev.Sticky || len(rev.Variants) > 1
 			r.Variants = make([]api.PlanVariant, len(rev.Variants))
-			for i, v := range rev.Variants {
-				r.Variants[i].Variant = v
+			for i := range rev.Variants {
+				r.Variants[i].Variant = &rev.Variants[i]
 			}
 		}
 		routes = append(routes, r)
@@ -40,7 +40,7 @@ func (c *Controller) Endpoint(_ context.Context, t api.TenantID, name api.Endpoi
 		c.mu.Unlock()
 		return api.Endpoint{}, endpointNotFound(name)
 	}
-	ep, rev := e.Endpoint, e.revisions[e.Traffic.Current]
+	ep, rev := e.Endpoint, e.revisions.get(e.Traffic.Current)
 	c.mu.Unlock()
 	if ep.Traffic.Unloaded {
 		ep.Status = api.Status{Problems: []string{unloaded}}

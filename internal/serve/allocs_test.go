@@ -12,7 +12,7 @@ import (
 func TestRoutingAllocatesNothing(t *testing.T) {
 	key := api.EndpointKey{Tenant: "default", Endpoint: "e"}
 	arm := func(name string) api.PlanVariant {
-		return api.PlanVariant{Variant: api.Variant{Name: api.VariantName(name), Model: "m", Version: 1, Weight: 50},
+		return api.PlanVariant{Variant: &api.Variant{Name: api.VariantName(name), Model: "m", Version: 1, Weight: 50},
 			Set: api.Loaded(api.Replica{Worker: "w1", Instance: "i"}, api.Replica{Worker: "w2", Instance: "i"})}
 	}
 	for _, arms := range [][]api.PlanVariant{{arm("a")}, {arm("a"), arm("b")}} {

@@ -14,7 +14,7 @@ func TestPoisonIsForgottenByItself(t *testing.T) {
 	var p poison
 	begin := time.Unix(1000, 0)
 	ask := func(text string, after time.Duration) (suspect bool, err error) {
-		to := target{variant: &variant{PlanVariant: &api.PlanVariant{}}}
+		to := target{variant: &variant{PlanVariant: &api.PlanVariant{Variant: &api.Variant{}}}}
 		c := &Call{Inputs: []tensor.Tensor{{Name: "x", Type: tensor.Uint8, Shape: []int64{int64(len(text))}, Data: []byte(text)}}}
 		switch text {
 		case "suspect":

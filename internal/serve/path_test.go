@@ -103,7 +103,7 @@ func plan(sticky bool, arms ...api.PlanVariant) *api.Plan {
 }
 
 func arm(name string, version int64, weight int64, workers ...string) api.PlanVariant {
-	v := api.PlanVariant{Variant: api.Variant{Name: api.VariantName(name), Model: "m", Version: api.VersionNumber(version), Weight: weight,
+	v := api.PlanVariant{Variant: &api.Variant{Name: api.VariantName(name), Model: "m", Version: api.VersionNumber(version), Weight: weight,
 		Digest: api.Digest("sha256:" + name)}}
 	var replicas []api.Replica
 	for _, w := range workers {

@@ -222,7 +222,7 @@ func (t *table) cacheOf(v *variant) *cache.Cache {
 
 // answering is what of a variant its answers depend on. What is not named here as harmless counts.
 func answering(v *variant) api.Variant {
-	a := v.Variant
+	a := *v.Variant
 	a.Weight = 0
 	a.Serving.Replicas, a.Serving.TimeoutMS, a.Serving.Cache, a.Serving.Band = 0, 0, nil, ""
 	a.Serving.Keep, a.Serving.KeepPriority = "", 0

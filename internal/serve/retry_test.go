@@ -110,7 +110,7 @@ func TestRetriesAreBounded(t *testing.T) {
 	plan := &api.Plan{Endpoints: map[api.EndpointKey]*api.PlanEndpoint{}}
 	for _, name := range []api.EndpointName{"e", "f"} {
 		key := api.EndpointKey{Tenant: "default", Endpoint: name}
-		only := api.PlanVariant{Variant: api.Variant{Name: "main", Model: "m", Version: 1, Weight: 1}, Set: set()}
+		only := api.PlanVariant{Variant: &api.Variant{Name: "main", Model: "m", Version: 1, Weight: 1}, Set: set()}
 		plan.Endpoints[key] = &api.PlanEndpoint{Key: key, Revision: 1, Variants: []api.PlanVariant{only}}
 	}
 	p.SetPlan(plan)

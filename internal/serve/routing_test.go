@@ -62,7 +62,7 @@ func planOf(endpoints int) *api.Plan {
 		key := api.EndpointKey{Tenant: "default", Endpoint: endpointName(i)}
 		arm := func(name string) api.PlanVariant {
 			instance := fmt.Sprintf("sha256-%064d-%s", i, name)
-			return api.PlanVariant{Variant: api.Variant{Name: api.VariantName(name), Model: "m", Version: 1, Weight: 50},
+			return api.PlanVariant{Variant: &api.Variant{Name: api.VariantName(name), Model: "m", Version: 1, Weight: 50},
 				Set: api.Loaded(api.Replica{Worker: "w1", Instance: instance}, api.Replica{Worker: "w2", Instance: instance})}
 		}
 		plan.Endpoints[key] = &api.PlanEndpoint{Key: key, Revision: 1, Salt: "s", Sticky: true, Variants: []api.PlanVariant{arm("a"), arm("b")}}
