@@ -12,6 +12,6 @@ git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u | while re
 	for target in $(grep -ho '^func Fuzz[A-Za-z0-9_]*' "$folder"/*_test.go | sed 's/func //'); do
 		echo "== ./$folder $target ($time)"
 		(cd "$folder" && timeout --foreground --preserve-status --signal INT --kill-after 2m "$time" \
-			"$built/test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzzcachedir "$(go env GOCACHE)/fuzz/penstock/$folder")
+			"$built/test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzzcachedir "$(go env GOCACHE)/fuzz/penstock/$folder" </dev/null)
 	done
 done
