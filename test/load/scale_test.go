@@ -407,7 +407,7 @@ func heapOf(t *testing.T, srv *live.Server) int64 {
 	t.Helper()
 	last := heapNow(t, srv)
 	for range 30 {
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		now := heapNow(t, srv)
 		if now > last-last/100 {
 			return now
