@@ -269,7 +269,7 @@ func (f *Fair) lift(flow *Flow, cost int64) {
 	}
 	base := f.last
 	if len(f.waiting) > 0 {
-		base = f.waiting[0].counter
+		base = f.waiting.first().counter
 	}
 	if least := base - float64(f.config.Credit)/flow.weight; flow.counter < least {
 		flow.counter = least

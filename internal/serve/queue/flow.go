@@ -30,8 +30,8 @@ type Flow struct {
 	refused [reasons]int64
 }
 
-func (f *Flow) before(g *Flow) bool { return f.counter < g.counter }
-func (f *Flow) place(at int)        { f.at = at }
+func (f *Flow) order() order { return order{f.counter, f.turn} }
+func (f *Flow) place(at int) { f.at = at }
 
 // line is what one tenant has waiting for one pool.
 type line struct {
@@ -42,14 +42,8 @@ type line struct {
 	at     int // in pool.lines
 }
 
-// before orders lines by their tenants' counters; of equal ones the tenant that has less under way is next.
-func (n *line) before(m *line) bool {
-	if n.flow.counter != m.flow.counter {
-		return n.flow.counter < m.flow.counter
-	}
-	return n.flow.turn < m.flow.turn
-}
-
+// order is that of the tenants' counters; of equal ones the tenant that was served longer ago is next.
+func (n *line) order() order { return n.flow.order() }
 func (n *line) place(at int) { n.at = at }
 
 // head is the tenant's own next request: the most urgent, unless Batch has been passed by for long enough.
@@ -67,10 +61,12 @@ func (n *line) head() *Waiter {
 }
 
 func (f *Fair) newLine(p *Pool, flow *Flow) *line {
-	n := &line{}
+	var n *line
 	if last := len(f.lines) - 1; last >= 0 {
 		n = f.lines[last]
 		f.lines = f.lines[:last]
+	} else {
+		n = new(line)
 	}
 	n.pool, n.flow = p, flow
 	p.byFlow[flow] = n

@@ -49,11 +49,11 @@ func (l *lane) measure(now, cost int64) {
 func (l *lane) next() *line {
 	best := l.pools[0].lines[0]
 	for _, p := range l.pools[1:] {
-		if n := p.lines[0]; n.before(best) {
-			best = n
+		if e := p.lines[0]; e.before(best.order) {
+			best = e
 		}
 	}
-	return best
+	return best.node
 }
 
 // Pool is a set of workers that the same requests may go to, in the order of preference. It never changes.
