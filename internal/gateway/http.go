@@ -21,6 +21,7 @@ type HTTP struct {
 	log     *slog.Logger
 	date    atomic.Pointer[date]
 	handed  *handed
+	hangUps *hangUps
 	leans   sync.WaitGroup
 
 	mu        sync.Mutex // guards the fields below
@@ -35,6 +36,7 @@ func (c Config) HTTP(h http.Handler, log *slog.Logger) *HTTP {
 		log = slog.Default()
 	}
 	s := &HTTP{config: c, handler: c.guardPath(h), log: log, open: map[*lean]struct{}{}, listeners: map[net.Listener]struct{}{}}
+	s.hangUps = newHangUps(s)
 	s.handed = &handed{conns: make(chan net.Conn), closed: make(chan struct{})}
 	s.full = c.standard(s.handler, log)
 	return s

@@ -22,11 +22,9 @@ import (
 
 // The limits of a connection's plain requests; what goes over one of them goes to net/http.
 const (
-	leanBuffer  = 8 << 10                // bytes read ahead: a header, and the body of a small request with it
-	leanHeaders = 32                     // lines of a header
-	hangUpFirst = 100 * time.Millisecond // a request that takes longer is looked at for a caller who went away
-	hangUpLast  = time.Second            // the longest time between two looks, which grows
-	lingerBytes = 256 << 10              // what is read of a refused body before the connection is reset
+	leanBuffer  = 8 << 10   // bytes read ahead: a header, and the body of a small request with it
+	leanHeaders = 32        // lines of a header
+	lingerBytes = 256 << 10 // what is read of a refused body before the connection is reset
 	lingerTime  = 500 * time.Millisecond
 )
 
@@ -56,10 +54,9 @@ type lean struct {
 	writeBy time.Time // the same for writing
 
 	peer    *socket.Peer
-	timer   *time.Timer // looks whether the caller has hung up
-	mu      sync.Mutex  // guards the fields below, and looks
-	serving bool        // a handler runs
-	next    time.Duration
+	mu      sync.Mutex // guards the fields below, and looks
+	serving bool       // a handler runs
+	ticks   int        // since it began
 }
 
 const (
@@ -82,8 +79,6 @@ func newLean(s *HTTP, c *conn) *lean {
 	l.answer.lean, l.answer.header = l, http.Header{}
 	l.request = *(&http.Request{URL: &l.url, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: l.header,
 		RemoteAddr: c.RemoteAddr().String()}).WithContext(l.ctx)
-	l.timer = time.AfterFunc(time.Hour, l.look)
-	l.timer.Stop() // until a request is served
 	return l
 }
 
@@ -425,28 +420,34 @@ func (b *leanBody) Close() error {
 // beginWatch makes sure that a caller who hangs up is noticed, if the request takes long.
 func (l *lean) beginWatch() {
 	l.mu.Lock()
-	l.serving, l.next = true, hangUpFirst
+	l.serving, l.ticks = true, 0
 	l.mu.Unlock()
-	l.timer.Reset(hangUpFirst)
+	l.server.hangUps.arm()
 }
 
-// look is the watch: it asks the system whether the caller is gone.
+// tick counts the time of a request under way, and reports whether it is time to look: after 1 to 2 ticks, 3 to 4, 7 to 8,
+// and then every 8.
+func (l *lean) tick() (serving, due bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.serving {
+		return false, false
+	}
+	l.ticks++
+	return true, l.ticks == 2 || l.ticks == 4 || l.ticks%hangUpTicks == 0
+}
+
+// look asks the system whether the caller is gone.
 func (l *lean) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case !l.serving:
-	case l.body.readAll.Load() && l.peer.Gone(): // a caller may end its side behind the body
+	if l.serving && l.body.readAll.Load() && l.peer.Gone() { // a caller may end its side behind the body
 		l.cancel()
-	default:
-		l.timer.Reset(l.next) // after 100, 200, 400 ms of the request
-		l.next = min(2*l.next, hangUpLast)
 	}
 }
 
 // endWatch reports whether the caller is there still, as far as the watch knows.
 func (l *lean) endWatch() bool {
-	l.timer.Stop()
 	l.mu.Lock()
 	l.serving = false
 	l.mu.Unlock()

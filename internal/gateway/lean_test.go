@@ -312,32 +312,35 @@ func TestLeanHangUp(t *testing.T) {
 	go func() { _ = s.Serve(config.Listen(l)) }()
 	t.Cleanup(func() { _ = s.Close() })
 	const ask = "POST /v2/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(c, ask); err != nil {
-		t.Fatal(err)
-	}
-	<-entered
-	c.Close()
-	<-gone // the test's own limit bounds the wait
-
-	if c, err = net.Dial("tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	in := bufio.NewReader(c)
-	for round := range 3 {
+	for range 2 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := io.WriteString(c, ask); err != nil {
 			t.Fatal(err)
 		}
 		<-entered
-		watched := time.NewTimer(60 * time.Millisecond) // long enough for the watch to begin
-		<-watched.C
+		c.Close()
+		<-gone                               // the test's own limit bounds the wait
+		<-time.After(3 * gateway.HangUpTick) // nothing is under way, and the watch ends
+	}
+
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for round := range 2 {
+		if _, err := io.WriteString(c, ask); err != nil {
+			t.Fatal(err)
+		}
+		<-entered
 		if _, err := io.WriteString(c, ask); err != nil { // ahead of the answer
 			t.Fatal(err)
 		}
+		<-time.After(3 * gateway.HangUpTick) // it was looked at
 		leave <- struct{}{}
 		if a, err := http.ReadResponse(in, nil); err != nil || a.StatusCode != 200 {
 			t.Fatalf("round %d: %v %v", round, a, err)
