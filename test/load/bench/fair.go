@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ const (
 	noisyClients  = 64   // connections of the noisy one
 	weightClients = 16   // connections of each tenant that is backlogged
 	overTimes     = 3.0  // capacities that are offered in the overload
+	overRounds    = 3    // overloads, each between two looks at the capacity
 	overDeadline  = time.Second
 )
 
@@ -35,6 +37,7 @@ type offer struct {
 	Address, Key, Endpoint string
 	Clients                int
 	Rate                   float64 // a second; 0 is a closed loop
+	Precise                bool    // every request at its own moment, at the cost of processor time
 	WarmupMS, RunMS        int
 	TimeoutMS              int // deadline that each request carries; 0 for none
 }
@@ -61,7 +64,7 @@ func (o offer) run(ctx context.Context) (*load.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return load.Run(ctx, dial, load.Plan{Clients: o.Clients, Rate: o.Rate, Poisson: o.Rate > 0, Backlog: 4096, Precise: o.Rate > 0, Seed: 7,
+	return load.Run(ctx, dial, load.Plan{Clients: o.Clients, Rate: o.Rate, Poisson: o.Rate > 0, Backlog: 4096, Precise: o.Precise, Seed: 7,
 		Warmup: time.Duration(o.WarmupMS) * time.Millisecond, Duration: time.Duration(o.RunMS) * time.Millisecond})
 }
 
@@ -162,12 +165,12 @@ func (b *bed) neighbour(ctx context.Context, name string, weight int, file []byt
 }
 
 func (b *bed) offer(n neighbour, clients int, rate float64, length time.Duration) offer {
-	return offer{Address: b.server.HTTP, Key: n.key, Endpoint: n.name, Clients: clients, Rate: rate, WarmupMS: 1000, RunMS: int(length.Milliseconds())}
+	return offer{Address: b.server.HTTP, Key: n.key, Endpoint: n.name, Clients: clients, Rate: rate, Precise: rate > 0, WarmupMS: 1000, RunMS: int(length.Milliseconds())}
 }
 
 // capacity is what a tenant gets that has the workers to itself and always has something waiting.
 func (b *bed) capacity(ctx context.Context, n neighbour) (float64, error) {
-	r, err := b.offer(n, 16, 0, 4*time.Second).run(ctx)
+	r, err := b.offer(n, 16, 0, 8*time.Second).run(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -334,44 +337,59 @@ func (b *bed) refusal(ctx context.Context, n neighbour) error {
 
 // overload offers several times the capacity for a while, and then looks how soon it is over.
 func (b *bed) overload(ctx context.Context, all []neighbour, capacity float64) error {
+	var goodputs, rests []float64
+	for range overRounds {
+		answered, rest, err := b.flood(ctx, all[0], capacity)
+		if err != nil {
+			return err
+		}
+		after, err := b.capacity(ctx, all[0])
+		if err != nil {
+			return err
+		}
+		// The machine's own speed drifts: what was done is held against the mean of before and after.
+		goodputs, rests = append(goodputs, answered/((capacity+after)/2)), append(rests, rest)
+		capacity = after
+	}
+	b.report.Floors = append(b.report.Floors,
+		atLeast(fmt.Sprintf("goodput at %g x capacity, part of the mean capacity before and after, median of %d", overTimes, overRounds), .9, median(goodputs), ""),
+		atMost("recovery after the overload, the longest", 5, slices.Max(rests), "s"))
+	return nil
+}
+
+// flood is one overload: the answers a second that came in time, and the seconds until nothing was felt of it any more.
+func (b *bed) flood(ctx context.Context, n neighbour, capacity float64) (answered, rest float64, err error) {
 	length := time.Duration(b.options.seconds * 40 * float64(time.Second))
-	heavy := b.offer(all[0], 200, overTimes*capacity, length)
+	heavy := b.offer(n, 200, overTimes*capacity, length)
 	heavy.TimeoutMS = int(overDeadline.Milliseconds())
+	heavy.Precise = false // its answers are counted, and what it computes is taken from the workers
 	wait, err := heavy.begin(ctx)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	r, err := wait()
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	ended := time.Now()
-	rest := math.Inf(1)
+	rest = math.Inf(1)
 	for time.Since(ended) < 10*time.Second { // the first half second in which nothing fails and nothing waits is the recovery
-		light := b.offer(all[0], 8, capacity/4, 500*time.Millisecond)
+		light := b.offer(n, 8, capacity/4, 500*time.Millisecond)
 		light.WarmupMS = 0
 		began := time.Since(ended).Seconds()
 		l, err := light.run(ctx)
 		if err != nil {
-			return err
+			return 0, 0, err
 		}
 		if l.Failed == 0 && l.Latency.P99 < 10*fairRunMS*1e3 {
 			rest = began
 			break
 		}
 	}
-	// The machine's own speed drifts: what was done is held against the mean of before and after.
-	after, err := b.capacity(ctx, all[0])
-	if err != nil {
-		return err
-	}
-	capacity = (capacity + after) / 2
 	for _, f := range r.Faults {
 		b.report.note("overload, refused: %s: %d, as %s", f.Code, f.Count, f.Example)
 	}
 	b.report.note("overload at %g x capacity for %v with a deadline of %v: %.0f answers/s in time, p50 %.0f ms, p99 %.0f ms; %d never sent", overTimes, length, overDeadline,
 		r.PerSecond, r.Latency.P50/1e3, r.Latency.P99/1e3, r.Lateness.NeverSent)
-	b.report.Floors = append(b.report.Floors, atLeast(fmt.Sprintf("goodput at %g x capacity, part of the mean capacity before and after", overTimes), .9, r.PerSecond/capacity, ""),
-		atMost("recovery after the overload", 5, rest, "s"))
-	return nil
+	return r.PerSecond, rest, nil
 }
