@@ -187,10 +187,25 @@ func unindexVersion(ctx context.Context, s session, v *api.Version) error {
 	if err := forgetLatest(ctx, s, v.Tenant, v.Model); err != nil {
 		return err
 	}
-	if err := s.put(ctx, `DELETE FROM catalogue WHERE tenant = ? AND model = ? AND number = ?`, v.Tenant, v.Model, v.Number); err != nil {
+	if err := dropEntry(ctx, s, v.Tenant, v.Model, v.Number); err != nil {
 		return err
 	}
 	return markLatest(ctx, s, v.Tenant, v.Model)
+}
+
+// dropEntry takes a version out of the index, if it is in it.
+func dropEntry(ctx context.Context, s session, t api.TenantID, m api.ModelName, n api.VersionNumber) error {
+	entry, err := findEntry(ctx, s, t, m, n)
+	if err != nil || entry == 0 {
+		return err
+	}
+	for _, from := range []string{`DELETE FROM catalogue_words WHERE entry = ?`, `DELETE FROM catalogue_amounts WHERE entry = ?`,
+		`DELETE FROM catalogue WHERE entry = ?`} {
+		if err := s.put(ctx, from, entry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reindexVersion enters a version that is restored. No alias names it, since none named it when it was deleted.

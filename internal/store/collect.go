@@ -90,6 +90,9 @@ func (db *DB) collectVersions(ctx context.Context, s session, terms api.CollectT
 		if err != nil {
 			return nil, "", err
 		}
+		if err := dropEntry(ctx, s, c.Tenant, ref.Model, ref.Version); err != nil {
+			return nil, "", err
+		}
 		if err := s.put(ctx, `DELETE FROM versions WHERE tenant = ? AND model = ? AND number = ?`, c.Tenant, ref.Model, ref.Version); err != nil {
 			return nil, "", err
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -60,6 +61,19 @@ func listed(row func(scan func(...any) error) error) func(pgx.BatchResults) erro
 		}
 		return rows.Err()
 	}
+}
+
+// commit ends the transaction, behind what waits.
+func (p *pipe) commit(ctx context.Context) error {
+	p.waiting.Queue("COMMIT")
+	p.reads = append(p.reads, func(results pgx.BatchResults) error {
+		tag, err := results.Exec()
+		if err == nil && tag.String() != "COMMIT" {
+			err = fmt.Errorf("the server answered %s", tag)
+		}
+		return err
+	})
+	return p.flush(ctx)
 }
 
 // drop forgets what waits, and tells whether something was sent since mark.

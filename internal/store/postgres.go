@@ -95,7 +95,7 @@ func (postgres) snapshot() *sql.TxOptions {
 }
 
 func (postgres) schema(portable string) string {
-	return strings.NewReplacer(" TEXT ", ` TEXT COLLATE "C" `).Replace(portable)
+	return strings.NewReplacer(" TEXT ", ` TEXT COLLATE "C" `, "/*POSTGRES", "", "POSTGRES*/", "").Replace(portable)
 }
 
 // folded puts LOWER around what is marked: LIKE does not tell ASCII's upper case from lower on SQLite, and does here. What

@@ -144,7 +144,7 @@ func chooseFirst(ctx context.Context, s session, t api.TenantID, c *api.Conditio
 		return all, nil
 	}
 	one, err := countEntries(ctx, s, t, c)
-	if err != nil || one.count > fewMax && (c.Op != api.OpIs || len(c.Words) == 0) {
+	if err != nil || one.count > fewMax && !ordered(c) {
 		return nil, err
 	}
 	return one, nil
@@ -316,61 +316,100 @@ func (b *statement) search(q api.Search, first *first) error {
 	case q.Sort.Field != "":
 		from, word, value = "catalogue_words o", "o.word", "o.word"
 	}
-	var skip []*api.Condition
-	few := first != nil && first.count <= fewMax
+	w := walk{from: from, word: word, amount: amount, value: value}
+	if first != nil && first.count <= fewMax {
+		w.few = first
+	}
 	if amount == value { // bounds on the amounts that give the order end the walk through them
-		skip = boundsOn(q.Sort.Field, &q.Where)
-		few = few && (len(first.parts) > 1 || first.parts[0].Field != q.Sort.Field || len(skip) == 0)
+		w.skip = boundsOn(q.Sort.Field, &q.Where)
+		w.bounds = w.skip
+		if w.few != nil && len(first.parts) == 1 && first.parts[0].Field == q.Sort.Field && len(w.skip) > 0 {
+			w.few = nil
+		}
 	}
-	bounds := skip
+	words := []string{""}
 	if first != nil && value == "" && len(first.parts) == 1 && ordered(first.parts[0]) {
-		few, from, skip = false, "catalogue_words o", first.parts[:1] // one index has them in the order that is asked for
+		// One index has the entries of a word in the order that is asked for.
+		w.few, w.from, w.skip, w.field, words = nil, "catalogue_words o", first.parts[:1], first.parts[0].Field, first.parts[0].Words
 	}
-	known := skip
-	if few && len(first.parts) == 1 { // all that is selected has it
-		known = append(slices.Clip(skip), first.parts[0])
+	w.order, w.than = "o.entry ASC", " > "
+	if q.Sort.Descending {
+		w.order, w.than = "o.entry DESC", " < "
 	}
-	b.add(`SELECT o.entry AS entry, ` + word + ` AS word, ` + amount + ` AS amount FROM `)
-	if few {
-		if err := b.few(first); err != nil {
+	if value != "" {
+		w.order = value + strings.TrimPrefix(w.order, "o.entry") + ", " + w.order
+	}
+	for i, one := range words {
+		if i > 0 {
+			b.add(` UNION `) // an entry may have several words of a field
+		}
+		if len(words) > 1 {
+			b.add(`SELECT entry, word, amount FROM (`)
+		}
+		if err := b.walk(&q, &w, one); err != nil {
 			return err
 		}
-		if value == "" {
+		if len(words) > 1 {
+			fmt.Fprintf(b, `) w%d`, i)
+		}
+	}
+	if len(words) > 1 {
+		b.add(` ORDER BY `+strings.TrimPrefix(w.order, "o.")+` LIMIT ?`, page(q.Limit))
+	}
+	b.add(`) h CROSS JOIN catalogue c CROSS JOIN versions v
+		WHERE c.entry = h.entry AND v.tenant = c.tenant AND v.model = c.model AND v.number = c.number
+		ORDER BY ` + strings.ReplaceAll(w.order, "o.", "h."))
+	return nil
+}
+
+// walk is how a search goes through entries.
+type walk struct {
+	from                string           // the table that gives the order, and with it the entry
+	word, amount, value string           // what is shown of a row of it, and what of that comes before the entry in the order
+	few                 *first           // the entries that it keeps to; nil: all of the table's
+	field               string           // of the word that it keeps to; none: of all
+	bounds              []*api.Condition // on the amounts that give the order
+	skip                []*api.Condition // conditions that are known to be true
+	order, than         string
+}
+
+// walk selects the first entries for which the condition is true.
+func (b *statement) walk(q *api.Search, w *walk, word string) error {
+	known := w.skip
+	if w.few != nil && len(w.few.parts) == 1 { // all that is selected has it
+		known = append(slices.Clip(w.skip), w.few.parts[0])
+	}
+	b.add(`SELECT o.entry AS entry, ` + w.word + ` AS word, ` + w.amount + ` AS amount FROM `)
+	if w.few != nil {
+		if err := b.few(w.few); err != nil {
+			return err
+		}
+		if w.value == "" {
 			b.add(` o WHERE 1 = 1`) // they are the tenant's
 		} else {
-			b.add(` d CROSS JOIN `+from+` WHERE o.entry = d.entry AND o.tenant = ?`, q.Tenant)
+			b.add(` d CROSS JOIN `+w.from+` WHERE o.entry = d.entry AND o.tenant = ?`, q.Tenant)
 		}
 	} else {
-		b.add(from+` WHERE o.tenant = ?`, q.Tenant)
+		b.add(w.from+` WHERE o.tenant = ?`, q.Tenant)
 	}
 	switch {
-	case value != "":
+	case w.value != "":
 		b.add(` AND o.field = ?`, q.Sort.Field)
-		for _, bound := range bounds {
+		for _, bound := range w.bounds {
 			b.add(` AND `)
 			if err := b.compare("o", bound); err != nil {
 				return err
 			}
 		}
-	case len(skip) > 0:
-		b.add(` AND o.field = ? AND o.word = ?`, skip[0].Field, cutWord(clean(skip[0].Words[0])))
+	case w.field != "":
+		b.add(` AND o.field = ? AND o.word = ?`, w.field, cutWord(clean(word)))
 	}
-	way, than := " ASC", " > "
-	if q.Sort.Descending {
-		way, than = " DESC", " < "
-	}
-	order := "o.entry" + way
-	if value != "" {
-		order = value + way + ", " + order
-	}
-	b.after(&q, than)
+	b.after(q, w.than)
 	b.add(` AND `)
 	if err := b.where("o.entry", &q.Where, known); err != nil {
 		return err
 	}
-	b.add(` ORDER BY `+order+` LIMIT ?) h CROSS JOIN catalogue c CROSS JOIN versions v
-		WHERE c.entry = h.entry AND v.tenant = c.tenant AND v.model = c.model AND v.number = c.number
-		ORDER BY `+strings.ReplaceAll(order, "o.", "h."), page(q.Limit))
+	b.add(` ORDER BY `+w.order+` LIMIT ?`, page(q.Limit))
 	return nil
 }
 
@@ -420,9 +459,12 @@ func boundsOn(field string, c *api.Condition) (bounds []*api.Condition) {
 	return bounds
 }
 
-// ordered tells whether an index has the entries of a comparison in their order: it is with one word.
+// walksMax bounds the words of which each is walked through by itself.
+const walksMax = 8
+
+// ordered tells whether an index has the entries of a comparison in their order: it has those of each word.
 func ordered(c *api.Condition) bool {
-	return c.Op == api.OpIs && len(c.Words) == 1 && len(c.Amounts) == 0
+	return (c.Op == api.OpIs || c.Op == api.OpIn) && len(c.Words) > 0 && len(c.Words) <= walksMax && len(c.Amounts) == 0
 }
 
 // once tells whether a comparison selects each of its entries once: an entry has one amount of a field, and no word twice.

@@ -26,11 +26,19 @@ type session struct {
 	rebind func(string) string
 	pipe   *pipe  // where writes are sent together; nil: each statement is sent alone
 	terms  *terms // the writer's; nil for others
+	wrote  *bool  // set by statements that may have changed something; nil where nobody asks
+}
+
+func (s session) writes(query string) {
+	if s.wrote != nil && !strings.HasPrefix(query, "SELECT ") {
+		*s.wrote = true
+	}
 }
 
 // put runs a statement of which only its success matters. It may be sent later, together with the next one that is asked for
 // something or with the end of the write; whichever that is reports its error.
 func (s session) put(ctx context.Context, query string, args ...any) error {
+	s.writes(query)
 	plain, err := plainArgs(args)
 	if err != nil {
 		return err
@@ -58,6 +66,15 @@ func (s session) keep(ctx context.Context) error {
 	return s.answers(ctx)
 }
 
+// commit ends the transaction. PostgreSQL answers the COMMIT of one that a fault has ended with a ROLLBACK, and no error.
+func (s session) commit(ctx context.Context) error {
+	if s.pipe != nil {
+		return s.pipe.commit(ctx)
+	}
+	_, err := s.on.ExecContext(ctx, "COMMIT")
+	return err
+}
+
 // undo takes back everything since mark. On an error the transaction is lost.
 func (s session) undo(ctx context.Context) error {
 	if s.pipe != nil && !s.pipe.drop() {
@@ -81,13 +98,16 @@ func (s session) exec(ctx context.Context, query string, args ...any) (rows int6
 		if err = s.pipe.put(ctx, s.rebind(query), plain, counted(&rows)); err == nil {
 			err = s.pipe.flush(ctx)
 		}
-		return rows, err
+	} else {
+		var result sql.Result
+		if result, err = s.on.ExecContext(ctx, s.rebind(query), plain...); err == nil {
+			rows, err = result.RowsAffected()
+		}
 	}
-	result, err := s.on.ExecContext(ctx, s.rebind(query), plain...)
-	if err != nil {
-		return 0, err
+	if rows > 0 {
+		s.writes(query)
 	}
-	return result.RowsAffected()
+	return rows, err
 }
 
 // each calls row once per row, with the function that scans it.
@@ -109,6 +129,7 @@ func (s session) answers(ctx context.Context) error {
 // ask is each for a query that others follow at once: its rows are there after answers at the latest. row must not use the
 // session.
 func (s session) ask(ctx context.Context, query string, args []any, row func(scan func(...any) error) error) error {
+	s.writes(query)
 	plain, err := plainArgs(args)
 	if err != nil {
 		return err

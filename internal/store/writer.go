@@ -22,9 +22,13 @@ const (
 	learnTo   = 1 << 17 // up to here
 	groupWait = 4       // times that the others may run before a group closes; lets those just acknowledged come back
 	beginMax  = 2       // tries to begin, for a connection that went away while nobody used it
+	wary      = 16      // groups with savepoints, after one that failed without
 )
 
-var errClosed = errors.New("the store is closed")
+var (
+	errClosed = errors.New("the store is closed")
+	errAgain  = errors.New("the group has to be run again with savepoints")
+)
 
 // The states of a job. Who moves it from waiting decides: the writer takes it, or the caller gives up.
 const (
@@ -45,7 +49,9 @@ type job struct {
 }
 
 // writer owns the one connection that writes. Functions that wait at the same time run one after another in a single
-// transaction, each inside a savepoint, so each fails alone; all are acknowledged after the one COMMIT. On PostgreSQL
+// transaction; all are acknowledged after the one COMMIT. Each fails alone: most that fail have changed nothing, and where
+// one has, the group is taken back and run again with a savepoint for each. So a function may be run twice. Savepoints are
+// not free: SQLite copies each page that a job changes, and on PostgreSQL each is a transaction of its own. On PostgreSQL
 // the transaction first takes a lock that every Penstock on that database takes, so there too one group writes at a time:
 // no function ever sees another's half, sequence numbers become visible in order, and nothing needs a retry.
 type writer struct {
@@ -55,6 +61,7 @@ type writer struct {
 	stopped chan struct{}
 	written int64
 	learned int64 // of these, when the planner looked last
+	careful int   // groups that have savepoints from the beginning
 	looking atomic.Bool
 	looks   sync.WaitGroup
 	terms   terms
@@ -181,10 +188,18 @@ func (w *writer) group(first *job) {
 		}
 		return
 	}
-	taken, late, err := w.runAll(ctx, session{conn, w.db.rebind, conn.pipe, &w.terms}, first)
+	sess := session{conn, w.db.rebind, conn.pipe, &w.terms, new(bool)}
+	taken, late, err := w.runAll(ctx, sess, first)
+	if err == nil {
+		err = w.settle(ctx, sess)
+	}
+	if errors.Is(err, errAgain) {
+		err = w.runAgain(ctx, sess, taken, err)
+	}
+	w.careful = max(0, w.careful-1)
 	if err == nil {
 		crashPoints(taken, "before the commit")
-		if _, err = conn.ExecContext(ctx, "COMMIT"); err != nil {
+		if err = sess.commit(ctx); err != nil {
 			err = fmt.Errorf("commit: %w", err)
 		}
 	}
@@ -234,7 +249,8 @@ func crashPoints(taken []*job, when string) {
 func (w *writer) runAll(ctx context.Context, s session, first *job) (taken []*job, late *job, err error) {
 	if first.alone {
 		if err = w.db.dialect.bulk(ctx, s.on); err == nil && first.take() {
-			taken, err = []*job{first}, w.runOne(ctx, s, first)
+			first.value, first.err = first.run(ctx, s) // there is nobody beside it, so it fails with its transaction
+			taken, err = []*job{first}, first.err
 		}
 		return taken, nil, err
 	}
@@ -266,8 +282,59 @@ func (w *writer) next() *job {
 	return nil
 }
 
-// runOne runs a job inside a savepoint, so that its failure undoes its own changes and nobody else's.
+// runOne runs a job so that its failure undoes its own changes and nobody else's. An error is the group's: errAgain when
+// more than this job has to be undone for that.
 func (w *writer) runOne(ctx context.Context, s session, j *job) error {
+	if w.careful > 0 {
+		return w.runMarked(ctx, s, j)
+	}
+	*s.wrote = false
+	j.value, j.err = j.run(ctx, s)
+	if j.err == nil {
+		s.terms.keep()
+		return nil
+	}
+	reason, lost := w.db.dialect.reason(j.err)
+	if *s.wrote || !isOurs(j.err) || reason != "" || lost { // a statement that failed may have ended the transaction
+		return fmt.Errorf("%w: %w", errAgain, j.err)
+	}
+	s.terms.undo()
+	return nil
+}
+
+// settle waits for the statements that were put; of one that fails nobody knows whose it is, if there are no savepoints.
+func (w *writer) settle(ctx context.Context, s session) error {
+	err := s.answers(ctx)
+	if err != nil && w.careful == 0 {
+		return fmt.Errorf("%w: %w", errAgain, err)
+	}
+	return err
+}
+
+// runAgain begins the transaction anew, and runs each job inside a savepoint.
+func (w *writer) runAgain(ctx context.Context, s session, jobs []*job, why error) error {
+	if s.pipe != nil {
+		s.pipe.drop()
+	}
+	w.terms.end(false)
+	if _, err := s.on.ExecContext(ctx, "ROLLBACK"); err != nil {
+		return fmt.Errorf("roll back after %w: %w", why, err)
+	}
+	if err := w.db.dialect.begin(ctx, s.on); err != nil {
+		return fmt.Errorf("begin again: %w", err)
+	}
+	w.careful = wary
+	for _, j := range jobs {
+		j.value, j.err = nil, nil
+		if err := w.runMarked(ctx, s, j); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runMarked runs a job inside a savepoint.
+func (w *writer) runMarked(ctx context.Context, s session, j *job) error {
 	if err := s.mark(ctx); err != nil {
 		return fmt.Errorf("savepoint: %w", err)
 	}
