@@ -68,7 +68,7 @@ func (s *Store) receive(ctx context.Context, f *os.File, r io.Reader, want api.D
 	if err := f.Chmod(0o400); err != nil {
 		return blob.Info{}, storage("write a blob", err)
 	}
-	if err := errors.Join(s.check(StepSync), f.Sync()); err != nil {
+	if err := errors.Join(s.check(StepSync), syncFile(f)); err != nil {
 		return blob.Info{}, storage("sync a blob", err)
 	}
 	return blob.Info{Digest: got, Size: size}, nil

@@ -279,7 +279,7 @@ func (s *Store) syncFolder(name string) error {
 		return err
 	}
 	defer f.Close()
-	return f.Sync()
+	return syncFile(f)
 }
 
 // place is the path of a blob below the root. Only a well-formed digest ever becomes part of a path.
