@@ -20,12 +20,21 @@ func (db *DB) MoveAlias(ctx context.Context, move api.AliasChange) (api.Alias, e
 
 // moveAlias also keeps the index of versions, and records alias.moved or alias.deleted.
 func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (now api.Alias, _ error) {
+	var quota api.Quota
+	var names int64
+	var counted bool
+	if err := askQuota(ctx, s, move.Tenant, &quota); err != nil {
+		return now, err
+	}
+	if err := s.askOne(ctx, &counted, `SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?`, []any{move.Tenant, move.Model}, &names); err != nil {
+		return now, err
+	}
 	old, found, err := mayMove(ctx, s, move)
 	if err != nil {
 		return now, err
 	}
 	if move.To != 0 && old.Version == 0 {
-		if err := roomForObjects(ctx, s, move.Tenant, move.Model, objectTag); err != nil {
+		if err := roomWithin(ctx, s, &quota, move.Tenant, move.Model, objectTag); err != nil {
 			return now, err
 		}
 	}
@@ -40,10 +49,9 @@ func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (
 	if found && old.Version == move.To {
 		return old, nil
 	}
-	if !found {
-		if err := roomForAlias(ctx, s, move); err != nil {
-			return now, err
-		}
+	if !found && names >= aliasesMax { // deleted ones count, too, because Model answers with all that live
+		return now, api.Fail(api.CodeTooLarge, string(move.Model), "a model has at most %d aliases", aliasesMax).
+			WithCure("Move an alias that exists instead of making another.")
 	}
 	now = api.Alias{Name: move.Alias, Version: move.To, Moved: move.At, MovedBy: clean(move.Mover()), Moves: old.Moves + 1}
 	if err := s.put(ctx, `INSERT INTO aliases (tenant, model, name, version, moved, moved_by, moves) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -160,15 +168,4 @@ func findAlias(ctx context.Context, s session, t api.TenantID, m api.ModelName, 
 	found, err := s.one(ctx, `SELECT name, version, moved, moved_by, moves FROM aliases WHERE tenant = ? AND model = ? AND name = ?`,
 		[]any{t, m, name}, &a.Name, &a.Version, &a.Moved, &a.MovedBy, &a.Moves)
 	return a, found, err
-}
-
-// roomForAlias bounds the names of one model, deleted ones too, because Model answers with all that live.
-func roomForAlias(ctx context.Context, s session, move *api.AliasChange) error {
-	var names int64
-	_, err := s.one(ctx, `SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?`, []any{move.Tenant, move.Model}, &names)
-	if err == nil && names >= aliasesMax {
-		return api.Fail(api.CodeTooLarge, string(move.Model), "a model has at most %d aliases", aliasesMax).
-			WithCure("Move an alias that exists instead of making another.")
-	}
-	return err
 }

@@ -228,9 +228,11 @@ func reindexVersion(ctx context.Context, s session, v *api.Version) error {
 
 // nextEntry is the number of the entry that is made next.
 func nextEntry(ctx context.Context, s session) (entry int64, _ error) {
-	_, err := s.one(ctx, `SELECT COALESCE(MAX(entry), 0) + 1 FROM catalogue`, nil, &entry)
+	_, err := s.one(ctx, newEntry, nil, &entry)
 	return entry, err
 }
+
+const newEntry = `SELECT COALESCE(MAX(entry), 0) + 1 FROM catalogue`
 
 // enter writes a version's entry, which has the next number, and all that is known of it.
 func enter(ctx context.Context, s session, v *api.Version, entry int64, f facts) error {

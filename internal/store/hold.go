@@ -48,12 +48,18 @@ func reserve(ctx context.Context, s session, room []api.Reservation) error {
 			blobs = append(blobs, r.Blob)
 		}
 	}
-	held, err := touchUnswept(ctx, s, first.Tenant, blobs, first.At)
+	known, err := askTouch(ctx, s, first.Tenant, blobs, first.At)
 	if err != nil {
+		return err
+	}
+	if err := s.answers(ctx); err != nil {
 		return err
 	}
 	if !found {
 		return noTenant(first.Tenant)
+	}
+	if err := known.check(); err != nil {
+		return err
 	}
 	if len(blobs) > 0 {
 		// What was set aside before the digest was known is for these blobs.
@@ -68,7 +74,7 @@ func reserve(ctx context.Context, s session, room []api.Reservation) error {
 			continue // the last counts
 		}
 		one := int64(1)
-		if held[r.Blob] {
+		if known.held[r.Blob] {
 			one, r.Bytes = 0, 0
 		}
 		more, count = more+r.Bytes, count+one
@@ -156,9 +162,17 @@ func (db *DB) TakeBlobs(ctx context.Context, room ...api.Reservation) (map[api.D
 }
 
 // touch keeps blobs for another grace that the tenant holds, and tells which those are.
-func touch(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time) (held map[api.Digest]bool, _ error) {
-	held = make(map[api.Digest]bool, len(blobs))
-	return held, s.each(ctx, `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob IN (`+marks(len(blobs))+`) RETURNING blob`,
+func touch(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time) (map[api.Digest]bool, error) {
+	held := make(map[api.Digest]bool, len(blobs))
+	if err := askHeld(ctx, s, t, blobs, at, held); err != nil {
+		return nil, err
+	}
+	return held, s.answers(ctx)
+}
+
+// askHeld is touch for a question that others follow at once.
+func askHeld(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time, held map[api.Digest]bool) error {
+	return s.ask(ctx, `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob IN (`+marks(len(blobs))+`) RETURNING blob`,
 		append([]any{at, t}, anys(blobs)...), func(scan func(...any) error) error {
 			var b api.Digest
 			err := scan(&b)
@@ -198,40 +212,29 @@ func (db *DB) HeldBlob(ctx context.Context, t api.TenantID, b api.Digest, at api
 
 // hold writes down that a tenant holds blobs, and counts them.
 func hold(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, at api.Time) error {
-	for len(blobs) > indexRowsMax {
-		if err := hold(ctx, s, t, blobs[:indexRowsMax], at); err != nil {
-			return err
-		}
-		blobs = blobs[indexRowsMax:]
+	known, err := askTouch(ctx, s, t, digestsOf(blobs), at)
+	if err != nil {
+		return err
 	}
-	var digests []api.Digest
+	if err := s.answers(ctx); err != nil {
+		return err
+	}
+	if err := known.check(); err != nil {
+		return err
+	}
+	return known.hold(ctx, s, t, blobs, at)
+}
+
+// digestsOf lists each blob once.
+func digestsOf(blobs []api.RepositoryBlob) (all []api.Digest) {
+	seen := make(map[api.Digest]bool, len(blobs))
 	for _, b := range blobs {
-		if !slices.Contains(digests, b.Blob) {
-			digests = append(digests, b.Blob)
+		if !seen[b.Blob] {
+			seen[b.Blob] = true
+			all = append(all, b.Blob)
 		}
 	}
-	if len(digests) == 0 {
-		return nil
-	}
-	held, err := touchUnswept(ctx, s, t, digests, at)
-	if err != nil || len(held) == len(digests) {
-		return err
-	}
-	var cells, fresh []any
-	var bytes int64
-	for _, b := range blobs {
-		if !held[b.Blob] {
-			held[b.Blob] = true
-			cells, fresh, bytes = append(cells, t, b.Blob, b.Size, at), append(fresh, b.Blob), bytes+b.Size
-		}
-	}
-	if err := insertMany(ctx, s, `INSERT INTO tenant_blobs (tenant, blob, size, touched) VALUES `, "", 4, cells); err != nil {
-		return err
-	}
-	if err := s.put(ctx, `DELETE FROM dead_blobs WHERE blob IN (`+marks(len(fresh))+`)`, fresh...); err != nil {
-		return err
-	}
-	return use(ctx, s, t, bytes, int64(len(fresh)))
+	return all
 }
 
 // use counts what a tenant holds.
@@ -241,59 +244,84 @@ func use(ctx context.Context, s session, t api.TenantID, bytes, blobs int64) err
 	return err
 }
 
-// touchUnswept is touch for a tenant that is to hold the blobs. It refuses those that a sweep is deleting.
-func touchUnswept(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time) (held map[api.Digest]bool, _ error) {
-	if len(blobs) == 0 {
-		return map[api.Digest]bool{}, s.answers(ctx)
+// touched is what is known of blobs that a tenant is to hold, when the answers to askTouch are there.
+type touched struct {
+	held  map[api.Digest]bool // by the tenant already; they are kept for another grace
+	swept api.Digest          // one that a sweep is deleting
+	found bool
+}
+
+// askTouch is touch for a tenant that is to hold the blobs.
+func askTouch(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time) (*touched, error) {
+	x := &touched{held: make(map[api.Digest]bool, len(blobs))}
+	for some := range slices.Chunk(blobs, indexRowsMax) {
+		if err := s.askOne(ctx, &x.found, `SELECT blob FROM dead_blobs WHERE blob IN (`+marks(len(some))+`) AND sweep <> '' LIMIT 1`, anys(some), &x.swept); err != nil {
+			return nil, err
+		}
+		if err := askHeld(ctx, s, t, some, at, x.held); err != nil {
+			return nil, err
+		}
 	}
-	var found bool
-	var swept api.Digest
-	err := s.askOne(ctx, &found, `SELECT blob FROM dead_blobs WHERE blob IN (`+marks(len(blobs))+`) AND sweep <> '' LIMIT 1`, anys(blobs), &swept)
-	if err != nil {
-		return nil, err
+	return x, nil
+}
+
+// check refuses blobs that a sweep is deleting.
+func (x *touched) check() error {
+	if !x.found {
+		return nil
 	}
-	held, err = touch(ctx, s, t, blobs, at)
-	if err != nil || !found {
-		return held, err
-	}
-	e := api.Fail(api.CodeUnavailable, string(swept), "the blob was dead, and is being deleted at this moment").
+	e := api.Fail(api.CodeUnavailable, string(x.swept), "the blob was dead, and is being deleted at this moment").
 		WithCure("Send it again.").Because(api.ErrSwept)
 	e.RetryAfter = time.Second
-	return nil, e
+	return e
+}
+
+// hold writes down that the tenant holds those that it did not.
+func (x *touched) hold(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, at api.Time) error {
+	var cells, fresh []any
+	var bytes int64
+	for _, b := range blobs {
+		if !x.held[b.Blob] {
+			x.held[b.Blob] = true
+			cells, fresh, bytes = append(cells, t, b.Blob, b.Size, at), append(fresh, b.Blob), bytes+b.Size
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if err := insertMany(ctx, s, `INSERT INTO tenant_blobs (tenant, blob, size, touched) VALUES `, "", 4, cells); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(fresh, indexRowsMax) {
+		if err := s.put(ctx, `DELETE FROM dead_blobs WHERE blob IN (`+marks(len(some))+`)`, some...); err != nil {
+			return err
+		}
+	}
+	return use(ctx, s, t, bytes, int64(len(fresh)))
 }
 
 // promised makes sure that blobs that a version is made of did not go away since they were uploaded: the tenant holds them,
 // or this push reserved them.
-func promised(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, reservation string) error {
-	for len(blobs) > indexRowsMax {
-		if err := promised(ctx, s, t, blobs[:indexRowsMax], reservation); err != nil {
-			return err
-		}
-		blobs = blobs[indexRowsMax:]
-	}
-	if len(blobs) == 0 {
-		return nil
-	}
+func askPromised(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, reservation string) (check func() error, _ error) {
 	there := map[api.Digest]bool{}
-	digests := make([]any, len(blobs))
-	for i, b := range blobs {
-		digests[i] = b.Blob
-	}
-	args := append(append([]any{t}, digests...), append([]any{reservation}, digests...)...)
-	err := s.each(ctx, `SELECT blob FROM tenant_blobs WHERE tenant = ? AND blob IN (`+marks(len(blobs))+`)
-		UNION ALL SELECT blob FROM reservations WHERE id = ? AND blob IN (`+marks(len(blobs))+`)`, args, func(scan func(...any) error) error {
-		var b api.Digest
-		err := scan(&b)
-		there[b] = true
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, b := range blobs {
-		if !there[b.Blob] {
-			return api.Fail(api.CodeBlobNotFound, string(b.Blob), "the blob was collected before the push ended")
+	for some := range slices.Chunk(digestsOf(blobs), indexRowsMax) {
+		args := append(append([]any{t}, anys(some)...), append([]any{reservation}, anys(some)...)...)
+		if err := s.ask(ctx, `SELECT blob FROM tenant_blobs WHERE tenant = ? AND blob IN (`+marks(len(some))+`)
+			UNION ALL SELECT blob FROM reservations WHERE id = ? AND blob IN (`+marks(len(some))+`)`, args, func(scan func(...any) error) error {
+			var b api.Digest
+			err := scan(&b)
+			there[b] = true
+			return err
+		}); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return func() error {
+		for _, b := range blobs {
+			if !there[b.Blob] {
+				return api.Fail(api.CodeBlobNotFound, string(b.Blob), "the blob was collected before the push ended")
+			}
+		}
+		return nil
+	}, nil
 }

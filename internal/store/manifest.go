@@ -20,20 +20,16 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 		created bool
 	}
 	o, err := write(ctx, db, "keep the manifest", func(ctx context.Context, s session) (o outcome, err error) {
-		if err := needPlace(ctx, s, push.Tenant, api.ModelName(push.Name)); err != nil {
+		asked, err := askPush(ctx, s, &push)
+		if err != nil {
 			return o, err
 		}
-		if err := putManifests(ctx, s, &push); err != nil {
+		if err := putManifests(ctx, s, &push, asked); err != nil {
 			return o, err
 		}
 		if push.Version != nil {
-			if o.version, o.created, err = db.commitVersion(ctx, s, *push.Version); err != nil {
+			if o.version, o.created, err = db.commitVersion(ctx, s, *push.Version, asked.version, push.Aliases); err != nil {
 				return o, err
-			}
-			if o.created {
-				if err := db.appendEvent(ctx, s, pushed(&o.version, push.Aliases)); err != nil {
-					return o, err
-				}
 			}
 		}
 		if err := putLinks(ctx, s, &push, o.version.Ref()); err != nil {
@@ -44,27 +40,77 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 	return o.version, o.created, err
 }
 
-// putManifests keeps a manifest, and those that go along, with the blobs of them all.
-func putManifests(ctx context.Context, s session, push *api.ManifestPush) error {
+// asked is what has to be known before a push is kept. On PostgreSQL it is one way there and back.
+type asked struct {
+	all          []api.ManifestPush // it and those that go along
+	links, blobs []api.RepositoryBlob
+	known        *touched
+	old          map[api.ContentDigest]bool // manifests that were there
+	version      *coming
+}
+
+// askPush asks for it, and refuses a push that may not be kept.
+func askPush(ctx context.Context, s session, push *api.ManifestPush) (*asked, error) {
+	a := &asked{all: append([]api.ManifestPush{*push}, push.Along...), old: map[api.ContentDigest]bool{}}
+	for _, m := range a.all {
+		a.links, a.blobs = append(a.links, m.Links...), append(append(a.blobs, m.Links...), m.RepositoryBlob)
+	}
+	place, err := askPlace(ctx, s, push.Tenant, api.ModelName(push.Name))
+	if err != nil {
+		return nil, err
+	}
+	promised := func() error { return nil }
 	if push.Version != nil {
-		if err := promised(ctx, s, push.Tenant, push.Links, push.Reservation); err != nil {
-			return err
+		if promised, err = askPromised(ctx, s, push.Tenant, push.Links, push.Reservation); err != nil {
+			return nil, err
+		}
+		if a.version, err = askCommit(ctx, s, push.Version); err != nil {
+			return nil, err
 		}
 	}
-	all := append([]api.ManifestPush{*push}, push.Along...)
-	var links, blobs []api.RepositoryBlob
-	for _, m := range all {
-		links, blobs = append(links, m.Links...), append(append(blobs, m.Links...), m.RepositoryBlob)
+	if a.known, err = askTouch(ctx, s, push.Tenant, digestsOf(a.blobs), push.Pushed); err != nil {
+		return nil, err
 	}
-	if err := hold(ctx, s, push.Tenant, blobs, push.Pushed); err != nil {
+	if err := askOld(ctx, s, a.all, a.old); err != nil {
+		return nil, err
+	}
+	if err := s.answers(ctx); err != nil {
+		return nil, err
+	}
+	for _, check := range []func() error{place, promised, a.known.check} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// askOld looks for manifests that are there. One that was deleted is there again, without the tags that it had: a push names its own.
+func askOld(ctx context.Context, s session, all []api.ManifestPush, old map[api.ContentDigest]bool) error {
+	args := []any{all[0].Pushed, all[0].Tenant, all[0].Name}
+	for _, m := range all {
+		args = append(args, m.Digest)
+	}
+	return s.ask(ctx, `UPDATE manifests SET touched = ?, deleted = 0, deleted_by = '', lost_tags = ''
+		WHERE tenant = ? AND repository = ? AND digest IN (`+marks(len(all))+`) RETURNING digest`, args, func(scan func(...any) error) error {
+		var d api.ContentDigest
+		err := scan(&d)
+		old[d] = true
+		return err
+	})
+}
+
+// putManifests keeps a manifest, and those that go along, with the blobs of them all.
+func putManifests(ctx context.Context, s session, push *api.ManifestPush, a *asked) error {
+	if err := a.known.hold(ctx, s, push.Tenant, a.blobs, push.Pushed); err != nil {
 		return err
 	}
-	if err := link(ctx, s, push.Repository, links, push.Pushed); err != nil {
+	if err := link(ctx, s, push.Repository, a.links, push.Pushed); err != nil {
 		return err
 	}
-	for _, m := range all {
+	for _, m := range a.all {
 		for _, part := range m.Parts {
-			if slices.ContainsFunc(links, func(b api.RepositoryBlob) bool { return b.Digest == part }) {
+			if slices.ContainsFunc(a.links, func(b api.RepositoryBlob) bool { return b.Digest == part }) {
 				continue
 			}
 			if err := needPart(ctx, s, push.Repository, part); err != nil {
@@ -77,26 +123,12 @@ func putManifests(ctx context.Context, s session, push *api.ManifestPush) error 
 			return err
 		}
 	}
-	return keepManifests(ctx, s, all)
+	return keepManifests(ctx, s, a.all, a.old)
 }
 
-// keepManifests writes the rows of manifests of one repository. One that was deleted is there again, without the tags that it
-// had: a push names its own.
-func keepManifests(ctx context.Context, s session, all []api.ManifestPush) error {
-	repo, args := all[0].Repository, []any{all[0].Pushed, all[0].Tenant, all[0].Name}
-	for _, m := range all {
-		args = append(args, m.Digest)
-	}
-	old := map[api.ContentDigest]bool{}
-	if err := s.each(ctx, `UPDATE manifests SET touched = ?, deleted = 0, deleted_by = '', lost_tags = ''
-		WHERE tenant = ? AND repository = ? AND digest IN (`+marks(len(all))+`) RETURNING digest`, args, func(scan func(...any) error) error {
-		var d api.ContentDigest
-		err := scan(&d)
-		old[d] = true
-		return err
-	}); err != nil {
-		return err
-	}
+// keepManifests writes the rows of manifests of one repository.
+func keepManifests(ctx context.Context, s session, all []api.ManifestPush, old map[api.ContentDigest]bool) error {
+	repo := all[0].Repository
 	var cells, parts []any
 	for _, m := range all {
 		if old[m.Digest] {

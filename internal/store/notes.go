@@ -63,17 +63,36 @@ func (db *DB) EditVersion(ctx context.Context, t api.TenantID, m api.ModelName, 
 
 // putLabel gives a version its label, which no other version of the model may have.
 func putLabel(ctx context.Context, s session, v *api.Version) error {
-	l, err := api.ParseLabel(v.Label)
+	check, err := askLabel(ctx, s, v)
 	if err != nil {
 		return err
 	}
-	added, err := s.exec(ctx, `INSERT INTO labels (tenant, model, label, major, minor, patch, prerelease, number)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, v.Tenant, v.Model, v.Label, l.Major, l.Minor, l.Patch, l.Pre, v.Number)
-	if err == nil && added == 0 {
+	if err := s.answers(ctx); err != nil {
+		return err
+	}
+	return check()
+}
+
+// askLabel is putLabel for a write that others follow at once: check tells, when the answers are there, whether it was done.
+func askLabel(ctx context.Context, s session, v *api.Version) (check func() error, _ error) {
+	l, err := api.ParseLabel(v.Label)
+	if err != nil {
+		return nil, err
+	}
+	var added bool
+	var number api.VersionNumber
+	if err := s.askOne(ctx, &added, `INSERT INTO labels (tenant, model, label, major, minor, patch, prerelease, number)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING number`,
+		[]any{v.Tenant, v.Model, v.Label, l.Major, l.Minor, l.Patch, l.Pre, v.Number}, &number); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if added {
+			return nil
+		}
 		return api.Fail(api.CodeExists, string(v.Model)+"@"+v.Label, "another version of the model has this label").
 			WithCure("Choose the next one; a label never moves.")
-	}
-	return err
+	}, nil
 }
 
 // labelled holds for a label l of a version that is not deleted. A deleted one keeps its label, for when it is restored.

@@ -20,9 +20,11 @@ const (
 
 // current gives the name that a model has now; one that is no earlier name is given back.
 func current(ctx context.Context, s session, t api.TenantID, m api.ModelName) (api.ModelName, error) {
-	_, err := s.one(ctx, `SELECT model FROM model_redirects WHERE tenant = ? AND name = ?`, []any{t, m}, &m)
+	_, err := s.one(ctx, currentName, []any{t, m}, &m)
 	return m, err
 }
+
+const currentName = `SELECT model FROM model_redirects WHERE tenant = ? AND name = ?`
 
 // currentRepository is current for the repository of a model.
 func currentRepository(ctx context.Context, s session, repo api.Repository) (api.Repository, error) {
@@ -94,26 +96,37 @@ func changeRepository(ctx context.Context, db *DB, act string, repo api.Reposito
 // notRedirected refuses to make anything new under an earlier name of a model.
 func notRedirected(ctx context.Context, s session, t api.TenantID, name api.ModelName) error {
 	now, err := current(ctx, s, t, name)
-	if err != nil || now == name {
+	if err != nil {
 		return err
+	}
+	return redirected(name, now)
+}
+
+// redirected is the error of a name that leads to another.
+func redirected(name, now api.ModelName) error {
+	if now == name {
+		return nil
 	}
 	return api.Fail(api.CodeRedirected, string(name), "the model %s had this name, which leads to it still", now).
 		WithCure("Use the name %s; or free this one with `penstock rename --forget %s`, which breaks old links.", now, name)
 }
 
-// needPlace checks what a push needs: the tenant, and that the model's name is its own.
-func needPlace(ctx context.Context, s session, t api.TenantID, name api.ModelName) error {
-	var found bool
+// askPlace asks for what a push needs: the tenant, and that the model's name is its own. check says so when the answers are there.
+func askPlace(ctx context.Context, s session, t api.TenantID, name api.ModelName) (check func() error, _ error) {
+	var found, leads bool
+	now := name
 	if err := askTenant(ctx, s, t, &found); err != nil {
-		return err
+		return nil, err
 	}
-	if err := notRedirected(ctx, s, t, name); err != nil {
-		return err
+	if err := s.askOne(ctx, &leads, currentName, []any{t, name}, &now); err != nil {
+		return nil, err
 	}
-	if !found {
-		return noTenant(t)
-	}
-	return nil
+	return func() error {
+		if !found {
+			return noTenant(t)
+		}
+		return redirected(name, now)
+	}, nil
 }
 
 // RenameModel gives a model another name and leaves a redirect from the one before, in one transaction with model.renamed.

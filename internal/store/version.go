@@ -19,16 +19,22 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 		created bool
 	}
 	o, err := write(ctx, db, "keep the version", func(ctx context.Context, s session) (o outcome, err error) {
-		if err := needPlace(ctx, s, v.Tenant, v.Model); err != nil {
+		place, err := askPlace(ctx, s, v.Tenant, v.Model)
+		if err != nil {
 			return o, err
 		}
-		if o.version, o.created, err = db.commitVersion(ctx, s, v); err != nil {
+		asked, err := askCommit(ctx, s, &v)
+		if err != nil {
 			return o, err
 		}
-		if o.created {
-			if err := db.appendEvent(ctx, s, pushed(&o.version, aliases)); err != nil {
-				return o, err
-			}
+		if err := s.answers(ctx); err != nil {
+			return o, err
+		}
+		if err := place(); err != nil {
+			return o, err
+		}
+		if o.version, o.created, err = db.commitVersion(ctx, s, v, asked, aliases); err != nil {
+			return o, err
 		}
 		for _, name := range aliases {
 			move := api.AliasChange{Tenant: v.Tenant, Model: v.Model, Alias: name, To: o.version.Number, Moves: -1, By: &api.Principal{Name: v.CreatedBy}, Why: why, At: v.Created}
@@ -41,38 +47,49 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 	return o.version, o.created, err
 }
 
-func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ api.Version, created bool, _ error) {
+// coming is what has to be known before a version is committed.
+type coming struct {
+	quota api.Quota
+	old   []api.Version     // the one that has the digest
+	next  api.VersionNumber // its model's, when none has
+	entry int64
+}
+
+// askCommit asks for it, and counts the model's latest version up if this is a new one.
+func askCommit(ctx context.Context, s session, v *api.Version) (*coming, error) {
 	if len(v.Tags) > tagsMax {
-		return v, false, tooManyTags(v.Ref())
+		return nil, tooManyTags(v.Ref())
 	}
-	if err := s.put(ctx, `INSERT INTO models (tenant, name, created, latest) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING`,
-		v.Tenant, v.Model, v.Created); err != nil {
+	if err := s.put(ctx, `INSERT INTO models (tenant, name, created, latest) SELECT id, ?, CAST(? AS BIGINT), 0 FROM tenants WHERE id = ?
+		ON CONFLICT DO NOTHING`, v.Model, v.Created, v.Tenant); err != nil {
+		return nil, err
+	}
+	var c coming
+	if err := askQuota(ctx, s, v.Tenant, &c.quota); err != nil {
+		return nil, err
+	}
+	if err := askVersions(ctx, s, &c.old, `SELECT `+versionColumns+` FROM versions
+		WHERE tenant = ? AND model = ? AND digest = ?`, v.Tenant, v.Model, v.Digest); err != nil {
+		return nil, err
+	}
+	var numbered, counted bool
+	if err := s.askOne(ctx, &numbered, `UPDATE models SET latest = latest + 1 WHERE tenant = ? AND name = ? AND NOT EXISTS
+		(SELECT 1 FROM versions v WHERE v.tenant = models.tenant AND v.model = models.name AND v.digest = ?) RETURNING latest`,
+		[]any{v.Tenant, v.Model, v.Digest}, &c.next); err != nil {
+		return nil, err
+	}
+	return &c, s.askOne(ctx, &counted, newEntry, nil, &c.entry)
+}
+
+// commitVersion commits a version when what was asked is there.
+func (db *DB) commitVersion(ctx context.Context, s session, v api.Version, asked *coming, aliases []api.AliasName) (_ api.Version, created bool, _ error) {
+	if len(asked.old) > 0 {
+		return asked.old[0], false, db.pushedAgain(ctx, s, asked.old[0], v)
+	}
+	if err := roomWithin(ctx, s, &asked.quota, v.Tenant, v.Model, objectVersion); err != nil {
 		return v, false, err
 	}
-	var quota api.Quota
-	if err := askQuota(ctx, s, v.Tenant, &quota); err != nil {
-		return v, false, err
-	}
-	old, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions
-		WHERE tenant = ? AND model = ? AND digest = ?`, v.Tenant, v.Model, v.Digest)
-	if err != nil {
-		return v, false, err
-	}
-	if len(old) > 0 {
-		return old[0], false, db.pushedAgain(ctx, s, old[0], v)
-	}
-	if err := roomWithin(ctx, s, &quota, v.Tenant, v.Model, objectVersion); err != nil {
-		return v, false, err
-	}
-	var numbered bool
-	if err := s.askOne(ctx, &numbered, `UPDATE models SET latest = latest + 1 WHERE tenant = ? AND name = ? RETURNING latest`,
-		[]any{v.Tenant, v.Model}, &v.Number); err != nil {
-		return v, false, err
-	}
-	entry, err := nextEntry(ctx, s)
-	if err != nil {
-		return v, false, err
-	}
+	v.Number = asked.next
 	v.Reason, v.CreatedBy, v.Card = clean(v.Reason), clean(v.CreatedBy), clean(v.Card)
 	v.Tags = cleanTags(v.Tags)
 	tags, err := encode(v.Tags)
@@ -91,12 +108,22 @@ func (db *DB) commitVersion(ctx context.Context, s session, v api.Version) (_ ap
 		v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason, tags, doc, notes); err != nil {
 		return v, false, err
 	}
+	label := func() error { return nil }
 	if v.Label != "" {
-		if err := putLabel(ctx, s, &v); err != nil {
+		if label, err = askLabel(ctx, s, &v); err != nil {
 			return v, false, err
 		}
 	}
-	return v, true, indexVersion(ctx, s, &v, entry)
+	if err := indexVersion(ctx, s, &v, asked.entry); err != nil {
+		return v, false, err
+	}
+	if err := db.appendEvent(ctx, s, pushed(&v, aliases)); err != nil {
+		return v, false, err
+	}
+	if err := s.answers(ctx); err != nil {
+		return v, false, err
+	}
+	return v, true, label()
 }
 
 // pushedAgain restores a version that was deleted and whose content is pushed once more: the same content is the same
