@@ -35,6 +35,7 @@ func (postgres) open(ctx context.Context, c Config) (reads, writes *sql.DB, _ er
 	for name, value := range map[string]string{
 		"application_name":                    "penstock",
 		"random_page_cost":                    "1.1", // what is asked for is a few rows by an index, and mostly in memory
+		"jit":                                 "off", // translating a search took longer than its answer
 		"statement_timeout":                   millis,
 		"idle_in_transaction_session_timeout": strconv.FormatInt(2*c.Timeout.Milliseconds(), 10), // frees the lock of a lost server
 	} {
