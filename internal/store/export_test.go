@@ -7,9 +7,10 @@ func SetFewMax(n int) { fewMax = n }
 
 // Step is a statement of a write: one that is put, or one that asks.
 type Step struct {
-	Query string
-	Args  []any
-	Ask   bool
+	Query  string
+	Args   []any
+	Ask    bool
+	Ignore bool // its error, as no write should
 }
 
 // Steps runs statements as one write, which ends with an error if there is one.
@@ -23,7 +24,7 @@ func (db *DB) Steps(ctx context.Context, end error, steps ...Step) error {
 			} else {
 				err = s.put(ctx, step.Query, step.Args...)
 			}
-			if err != nil {
+			if err != nil && !step.Ignore {
 				return err
 			}
 		}

@@ -300,8 +300,8 @@ func (x *touched) hold(ctx context.Context, s session, t api.TenantID, blobs []a
 	return use(ctx, s, t, bytes, int64(len(fresh)))
 }
 
-// promised makes sure that blobs that a version is made of did not go away since they were uploaded: the tenant holds them,
-// or this push reserved them.
+// askPromised makes sure that blobs that a version is made of did not go away since they were uploaded: the tenant holds them,
+// or this push reserved them. check says so when the answers are there.
 func askPromised(ctx context.Context, s session, t api.TenantID, blobs []api.RepositoryBlob, reservation string) (check func() error, _ error) {
 	there := map[api.Digest]bool{}
 	for some := range slices.Chunk(digestsOf(blobs), indexRowsMax) {

@@ -89,3 +89,20 @@ func TestWritesFailAlone(t *testing.T) {
 		})
 	}
 }
+
+// TestEndedTransaction: PostgreSQL answers the COMMIT of a transaction that a fault has ended, and so taken back, without an
+// error. Nobody may be told that it was kept.
+func TestEndedTransaction(t *testing.T) {
+	db := openPostgres(t)
+	if err := db.Steps(t.Context(), nil,
+		store.Step{Query: `INSERT INTO tenants (id, created) VALUES (?, 0)`, Args: []any{"lost"}},
+		store.Step{Query: `SELECT nothing FROM nowhere`, Ask: true, Ignore: true}); err == nil {
+		t.Error("a write that was taken back counts as kept")
+	}
+	if tenants, err := db.Tenants(t.Context()); err != nil || len(tenants) > 0 {
+		t.Errorf("%v, %v", tenants, err)
+	}
+	if err := db.Steps(t.Context(), nil, store.Step{Query: `INSERT INTO tenants (id, created) VALUES (?, 0)`, Args: []any{"kept"}}); err != nil {
+		t.Errorf("the next write: %v", err)
+	}
+}

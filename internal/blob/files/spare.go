@@ -8,8 +8,8 @@ import (
 )
 
 // spare has Go run more threads while several files are synced. A goroutine that waits for a disk keeps one of the
-// runtime's processors until the runtime's monitor takes it away, which it does after 20 us to 10 ms: as long as a sync takes. On two cores,
-// two pushes kept all others waiting, requests too, while both cores were idle. It is the process's, as GOMAXPROCS is.
+// runtime's processors until the runtime's monitor takes it away, 20 us to 10 ms later, when most syncs are over. On two
+// cores, two pushes kept all others waiting, requests too, while both cores were idle. It is the process's, as GOMAXPROCS is.
 type spare struct {
 	active atomic.Int32 // syncs under way
 	mu     sync.Mutex
