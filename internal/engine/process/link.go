@@ -49,7 +49,8 @@ type call struct {
 	started  time.Time     // set for runs with a limit
 	limit    time.Duration // how long the run may take although nobody waits
 	due      time.Time     // guarded by link.mu: when a run that nobody waits for should have ended
-	last     bool          // guarded by link.mu: it was overdue when the worker was seen to read, and due is its last chance
+	chances  int           // guarded by link.mu: times that it was overdue when the worker was seen to read, and was given time from there
+	seen     worked        // guarded by link.mu: by the worker's process at the first of these
 
 	// offsets are where the request's tensors lie in shared memory, -1 for others. The call holds that memory from before
 	// the request is sent until its answer is there: see package arena. Empty when there is none, or none any more.
@@ -165,7 +166,7 @@ func (l *link) ask(ctx context.Context, m *hop.Message, share bool) (*hop.Messag
 	if !ok {
 		c = &call{answer: make(chan *hop.Message, 1)}
 	}
-	c.kind, c.mark, c.givenUp, c.instance, c.last = m.Kind, m.Mark(), false, "", false
+	c.kind, c.mark, c.givenUp, c.instance, c.chances = m.Kind, m.Mark(), false, "", 0
 	if m.Kind == hop.KindInfer {
 		c.instance, c.limit = m.Instance, m.Limit
 		if m.Limit > 0 {

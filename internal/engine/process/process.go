@@ -58,6 +58,9 @@ type Engine struct {
 	reason  atomic.Pointer[error] // why it is done
 	readers sync.WaitGroup
 	watch   watch // for runs that do not end
+
+	worked   func(pid int) worked
+	patience time.Duration // the most that a ping of the watch takes
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -65,7 +68,7 @@ var _ engine.Engine = (*Engine)(nil)
 // Dial connects to the worker that listens on the unix socket at address and proves itself with token. ctx bounds the
 // dialling only.
 func Dial(ctx context.Context, address, token string, config Config) (*Engine, error) {
-	e := &Engine{config: config.orDefault(), done: make(chan struct{})}
+	e := &Engine{config: config.orDefault(), done: make(chan struct{}), worked: workedBy, patience: pingPatience}
 	e.watch.engine = e
 	for range e.config.Connections {
 		if err := e.connect(ctx, address, token); err != nil {
@@ -238,25 +241,40 @@ func (e *Engine) Stats(ctx context.Context) (engine.Stats, error) {
 }
 
 // Ping asks whether the worker reads and answers.
-func (e *Engine) Ping(ctx context.Context) error {
-	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindPing})
+func (e *Engine) Ping(ctx context.Context) error { return e.ping(ctx, e.pick(0)) }
+
+// ping is Ping by one connection.
+func (e *Engine) ping(ctx context.Context, by *link) error {
+	m := &hop.Message{Kind: hop.KindPing}
+	if err := e.begin(ctx, m); err != nil {
+		return err
+	}
+	reply, err := by.ask(ctx, m, false)
 	reply.Release()
 	return err
 }
 
-// ask sends a request and waits for its answer.
-func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) {
+// begin gives a request its id, and the time that is left for it.
+func (e *Engine) begin(ctx context.Context, m *hop.Message) error {
 	if err := ctx.Err(); err != nil {
-		return nil, ended(err)
+		return ended(err)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return nil, ended(context.DeadlineExceeded)
+			return ended(context.DeadlineExceeded)
 		}
 		m.Budget = min(max(left.Truncate(time.Microsecond), time.Microsecond), longestBudget)
 	}
 	m.ID = e.next.Add(1)
+	return nil
+}
+
+// ask sends a request and waits for its answer.
+func (e *Engine) ask(ctx context.Context, m *hop.Message) (*hop.Message, error) {
+	if err := e.begin(ctx, m); err != nil {
+		return nil, err
+	}
 	payload := 0
 	for i := range m.Tensors {
 		payload += len(m.Tensors[i].Data)

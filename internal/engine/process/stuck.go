@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,6 +25,9 @@ func (e *StuckError) Error() string {
 	return fmt.Sprintf("a run of %s was told to end and did not within %v", e.Instance, e.Late.Round(time.Millisecond))
 }
 
+// errMute is why an engine is done of whose connections one answers nothing, while another does.
+var errMute = errors.New("one of its connections answers nothing")
+
 // Fault says why a worker that still lives is of no use: a run that does not end, or answers that break the protocol, after
 // which nothing it says can be believed. nil while it is in use, and when it hung up.
 func (e *Engine) Fault() error {
@@ -30,7 +36,7 @@ func (e *Engine) Fault() error {
 	if errors.As(err, &stuck) {
 		return stuck
 	}
-	for _, broken := range []error{hop.ErrMagic, hop.ErrVersion, hop.ErrKind, hop.ErrOversize, hop.ErrMalformed, hop.ErrUnknownID, hop.ErrOrder, hop.ErrStalled} {
+	for _, broken := range []error{hop.ErrMagic, hop.ErrVersion, hop.ErrKind, hop.ErrOversize, hop.ErrMalformed, hop.ErrUnknownID, hop.ErrOrder, hop.ErrStalled, errMute} {
 		if errors.Is(err, broken) {
 			return fmt.Errorf("its answers cannot be trusted: %w", err)
 		}
@@ -41,6 +47,9 @@ func (e *Engine) Fault() error {
 // pingPatience is how long a worker with an overdue run may take to show that it reads at all. One that does not is stopped,
 // or the machine is overloaded: that is no run's fault, and who watches over the workers' health sees to it.
 const pingPatience = 5 * time.Second
+
+// mutePatience is how long a connection may take to answer when another has just answered.
+const mutePatience = time.Second
 
 // watch looks after requests that were given up and not answered yet. It costs a timer while there are any.
 type watch struct {
@@ -90,22 +99,28 @@ func (w *watch) look() {
 	defer w.looks.Done()
 	grace := w.engine.config.RunGrace
 	asked := time.Now()
-	late, next := w.engine.overdue(asked, false)
+	late, by, next := w.engine.overdue(asked, nil)
 	if late != nil {
-		if !w.reads() {
+		if !w.reads(by, pingPatience) {
+			// Other connections are other goroutines of the worker: one may be lost to it, and with it the answers of runs that
+			// have ended.
+			if first := w.engine.links[0]; by != first && w.reads(first, pingPatience) && !w.reads(by, mutePatience) {
+				w.engine.end(errMute)
+				return
+			}
 			w.by(time.Now().Add(grace))
 			return
 		}
 		// It reads, but perhaps only since a moment ago: a worker that was stopped, or whose machine was, slept through the grace,
-		// and its runs with it. So each has a last chance from here, and another one when the ping took long.
-		now := time.Now()
-		late, next = w.engine.overdue(now, true)
-		if late != nil && now.Sub(asked) < grace/lastChance {
+		// and its runs with it. So each has a chance from here, and others while its worker waits for a processor or the ping takes long.
+		now, had := time.Now(), w.engine.worked(w.engine.pid)
+		late, _, next = w.engine.overdue(now, &had)
+		if late != nil && now.Sub(asked) < grace/chancePart {
 			w.engine.end(late)
 			return
 		}
 		if late != nil {
-			next = now.Add(grace / lastChance)
+			next = now.Add(grace / chancePart)
 		}
 	}
 	if !next.IsZero() {
@@ -113,30 +128,69 @@ func (w *watch) look() {
 	}
 }
 
-// lastChance is the part of the grace that a run has from when its worker was seen to read.
-const lastChance = 2
+const (
+	chancePart = 2 // the part of the grace, one in so many, that a run has from when its worker was seen to read
+	chancesMax = 8 // such times that it has at most
+)
 
-// reads reports whether the worker answers anything.
-func (w *watch) reads() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), pingPatience)
-	defer cancel()
-	err := w.engine.Ping(ctx)
-	return !api.Is(err, api.CodeDeadline)
+// worked is what a process had of the processors.
+type worked struct {
+	ran    time.Duration // by all threads
+	waited time.Duration // to run, while others did
 }
 
-// overdue gives the run that should have ended longest ago, nil when there is none; next is when another will be due. When the
-// worker was just seen to read, runs that had no last chance yet get theirs.
-func (e *Engine) overdue(now time.Time, reads bool) (late *StuckError, next time.Time) {
+// workedBy asks the system, which does not know of processes that are not on this machine: all is 0 then.
+func workedBy(pid int) (w worked) {
+	threads, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/schedstat")
+	if err != nil {
+		return worked{}
+	}
+	for _, path := range threads {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		var ran, waited time.Duration
+		if _, err := fmt.Sscan(string(text), (*int64)(&ran), (*int64)(&waited)); err == nil {
+			w.ran, w.waited = w.ran+ran, w.waited+waited
+		}
+	}
+	return w
+}
+
+// another tells whether a run that is overdue gets more time: the first time in any case, and then while its worker mostly waited for a processor
+// that others had, and did not have one for long enough to end.
+func (c *call) another(had worked, chance time.Duration) bool {
+	switch {
+	case c.chances == 0:
+		c.seen = had
+		return true
+	case c.chances >= chancesMax:
+		return false
+	}
+	return had.waited-c.seen.waited >= time.Duration(c.chances)*chance/2 && had.ran-c.seen.ran < chance/2
+}
+
+// reads reports whether the worker answers anything by a connection.
+func (w *watch) reads(by *link, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), min(patience, w.engine.patience))
+	defer cancel()
+	return !api.Is(w.engine.ping(ctx, by), api.CodeDeadline)
+}
+
+// overdue gives the run that should have ended longest ago, nil when there is none, and the connection that it came by; next is when
+// another will be due. had is what the worker had of the processors, when it was just seen to read: runs get another chance then.
+func (e *Engine) overdue(now time.Time, had *worked) (late *StuckError, by *link, next time.Time) {
 	var worst time.Time
-	chance := e.config.RunGrace / lastChance
+	chance := e.config.RunGrace / chancePart
 	for _, l := range e.links {
 		l.mu.Lock()
 		for _, c := range l.pending {
 			switch {
 			case !c.givenUp || c.instance == "":
 				continue
-			case reads && !c.last && !c.due.After(now):
-				c.last, c.due = true, now.Add(chance)
+			case had != nil && !c.due.After(now) && c.another(*had, chance):
+				c.chances, c.due = c.chances+1, now.Add(chance)
 			}
 			switch {
 			case c.due.After(now):
@@ -144,14 +198,11 @@ func (e *Engine) overdue(now time.Time, reads bool) (late *StuckError, next time
 					next = c.due
 				}
 			case worst.IsZero() || c.due.Before(worst):
-				worst = c.due
-				late = &StuckError{Instance: c.instance, Late: now.Sub(c.due) + e.config.RunGrace}
-				if c.last {
-					late.Late += chance
-				}
+				worst, by = c.due, l
+				late = &StuckError{Instance: c.instance, Late: now.Sub(c.due) + e.config.RunGrace + time.Duration(c.chances)*chance}
 			}
 		}
 		l.mu.Unlock()
 	}
-	return late, next
+	return late, by, next
 }
