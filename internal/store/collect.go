@@ -334,12 +334,7 @@ func unheld(ctx context.Context, s session, blobs []api.BlobInfo) ([]api.BlobInf
 			args[i] = some[min(i, len(some)-1)].Digest
 		}
 		held := map[api.Digest]bool{}
-		if err := s.each(ctx, query, args, func(scan func(...any) error) error {
-			var d api.Digest
-			err := scan(&d)
-			held[d] = true
-			return err
-		}); err != nil {
+		if err := s.each(ctx, query, args, intoSet(held)); err != nil {
 			return nil, err
 		}
 		for _, b := range some {

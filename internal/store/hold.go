@@ -173,12 +173,7 @@ func touch(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, a
 // askHeld is touch for a question that others follow at once.
 func askHeld(ctx context.Context, s session, t api.TenantID, blobs []api.Digest, at api.Time, held map[api.Digest]bool) error {
 	return s.ask(ctx, `UPDATE tenant_blobs SET touched = ? WHERE tenant = ? AND blob IN (`+marks(len(blobs))+`) RETURNING blob`,
-		append([]any{at, t}, anys(blobs)...), func(scan func(...any) error) error {
-			var b api.Digest
-			err := scan(&b)
-			held[b] = true
-			return err
-		})
+		append([]any{at, t}, anys(blobs)...), intoSet(held))
 }
 
 // touchAfter is how old a look at a blob must be before another one is written down.
@@ -307,12 +302,7 @@ func askPromised(ctx context.Context, s session, t api.TenantID, blobs []api.Rep
 	for some := range slices.Chunk(digestsOf(blobs), indexRowsMax) {
 		args := append(append([]any{t}, anys(some)...), append([]any{reservation}, anys(some)...)...)
 		if err := s.ask(ctx, `SELECT blob FROM tenant_blobs WHERE tenant = ? AND blob IN (`+marks(len(some))+`)
-			UNION ALL SELECT blob FROM reservations WHERE id = ? AND blob IN (`+marks(len(some))+`)`, args, func(scan func(...any) error) error {
-			var b api.Digest
-			err := scan(&b)
-			there[b] = true
-			return err
-		}); err != nil {
+			UNION ALL SELECT blob FROM reservations WHERE id = ? AND blob IN (`+marks(len(some))+`)`, args, intoSet(there)); err != nil {
 			return nil, err
 		}
 	}

@@ -92,12 +92,7 @@ func askOld(ctx context.Context, s session, all []api.ManifestPush, old map[api.
 		args = append(args, m.Digest)
 	}
 	return s.ask(ctx, `UPDATE manifests SET touched = ?, deleted = 0, deleted_by = '', lost_tags = ''
-		WHERE tenant = ? AND repository = ? AND digest IN (`+marks(len(all))+`) RETURNING digest`, args, func(scan func(...any) error) error {
-		var d api.ContentDigest
-		err := scan(&d)
-		old[d] = true
-		return err
-	})
+		WHERE tenant = ? AND repository = ? AND digest IN (`+marks(len(all))+`) RETURNING digest`, args, intoSet(old))
 }
 
 // putManifests keeps a manifest, and those that go along, with the blobs of them all.

@@ -150,6 +150,16 @@ func (s session) ask(ctx context.Context, query string, args []any, row func(sca
 	return rows.Err()
 }
 
+// intoSet is a row function that gathers the rows of a query with one column.
+func intoSet[T comparable](set map[T]bool) func(scan func(...any) error) error {
+	return func(scan func(...any) error) error {
+		var one T
+		err := scan(&one)
+		set[one] = true
+		return err
+	}
+}
+
 // one scans the first row, and tells whether there was one.
 func (s session) one(ctx context.Context, query string, args []any, into ...any) (found bool, err error) {
 	if err = s.askOne(ctx, &found, query, args, into...); err == nil {

@@ -172,8 +172,9 @@ func TestARunThatWaitsForAProcessor(t *testing.T) {
 	if took := time.Since(began); took < 4*grace || !errors.As(e.Err(), &why) || why.Late < 4*grace {
 		t.Errorf("given up after %v: %v", took, e.Err())
 	}
-	d, e := stuckBehind(t, grace, 0, func() (ran, waited time.Duration) { return 0, time.Duration(time.Now().UnixNano()) }, direct)
-	<-time.After(3 * grace)
+	// Twice the grace is longer than the first chance; the last ends after five times the grace.
+	d, e := stuckBehind(t, 4*grace, 0, func() (ran, waited time.Duration) { return 0, time.Duration(time.Now().UnixNano()) }, direct)
+	<-time.After(8 * grace)
 	close(d.release)
 	if err := e.Ping(t.Context()); err != nil || e.Fault() != nil {
 		t.Error(err, e.Fault())
