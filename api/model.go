@@ -52,6 +52,15 @@ type Version struct {
 	CreatedBy string             `json:"created_by" doc:"Name of the key that pushed it."`
 }
 
+// Tried is what is known of content that is pushed as a version of a model, before it is tried out. It stays inside: it has no JSON.
+type Tried struct {
+	Crashes int           // how often the runtime died of it
+	Crash   string        // why, the last time
+	Version VersionNumber // the model's version that has it; 0 for none
+	State   VersionState  // of that version
+	Reason  string        // of that state
+}
+
 // Ref is the version's own name, "fraud@3".
 func (v *Version) Ref() Ref { return Ref{Model: v.Model, Version: v.Number} }
 

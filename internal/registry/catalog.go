@@ -35,7 +35,7 @@ type ModelStore interface {
 	AliasHistory(ctx context.Context, t api.TenantID, m api.ModelName, a api.AliasName, limit int) ([]api.AliasMove, error)
 
 	// Crashes counts how often the runtime died of a version, by the digest of its manifest.
-	Crashes(ctx context.Context, d api.Digest) (count int, reason string, err error)
+	Tried(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Tried, error)
 }
 
 // RepositoryStore is what the catalog needs of the database for what OCI clients see.

@@ -315,17 +315,16 @@ func (c *Catalog) findCard(ctx context.Context, v *api.Version) error {
 // tryOut keeps a file out that the runtime cannot load or dies of. What is in the model already was tried out before.
 func (c *Catalog) tryOut(ctx context.Context, v api.Version) error {
 	subject := string(v.Model) + "@" + v.Digest.Short()
-	crashes, reason, err := c.store.Crashes(ctx, v.Digest)
-	if err != nil {
+	known, err := c.store.Tried(ctx, v.Tenant, v.Model, v.Digest)
+	switch {
+	case err != nil:
 		return err
-	}
-	if crashes >= quarantineCrashes {
-		return api.Fail(api.CodeQuarantined, subject, "the runtime died of this version %d times: %s", crashes, shown(reason))
-	}
-	if known, err := c.store.VersionByDigest(ctx, v.Tenant, v.Model, v.Digest); err == nil {
-		if known.State != api.VersionReady {
-			return api.Fail(api.CodeModelRefused, known.Ref().String(), "this content was pushed before and is %s: %s", known.State, known.Reason)
-		}
+	case known.Crashes >= quarantineCrashes:
+		return api.Fail(api.CodeQuarantined, subject, "the runtime died of this version %d times: %s", known.Crashes, shown(known.Crash))
+	case known.Version != 0 && known.State != api.VersionReady:
+		return api.Fail(api.CodeModelRefused, api.Ref{Model: v.Model, Version: known.Version}.String(), "this content was pushed before and is %s: %s",
+			known.State, known.Reason)
+	case known.Version != 0:
 		return nil
 	}
 	// No engine runs the other formats yet; files that were loaded once need not be loaded again.

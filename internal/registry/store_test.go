@@ -212,10 +212,14 @@ func (s *memoryStore) AliasHistory(_ context.Context, t api.TenantID, m api.Mode
 	return moves[:min(len(moves), limit)], nil
 }
 
-func (s *memoryStore) Crashes(_ context.Context, d api.Digest) (int, string, error) {
+func (s *memoryStore) Tried(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (known api.Tried, _ error) {
+	if v, err := s.VersionByDigest(ctx, t, m, d); err == nil {
+		known.Version, known.State, known.Reason = v.Number, v.State, v.Reason
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.crashes[d], "signal: segmentation fault", nil
+	known.Crashes, known.Crash = s.crashes[d], "signal: segmentation fault"
+	return known, nil
 }
 
 func (s *memoryStore) reject(t api.TenantID, m api.ModelName, n api.VersionNumber, reason string) {

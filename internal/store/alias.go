@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/penstock/penstock/api"
 )
@@ -14,42 +15,35 @@ func (db *DB) MoveAlias(ctx context.Context, move api.AliasChange) (api.Alias, e
 	return writeModel(ctx, db, "move the alias", move.Tenant, move.Model, func(ctx context.Context, s session, m api.ModelName) (api.Alias, error) {
 		move := move
 		move.Model = m
-		return db.moveAlias(ctx, s, &move)
+		return db.moveAlias(ctx, s, &move, nil)
 	})
 }
 
-// moveAlias also keeps the index of versions, and records alias.moved or alias.deleted.
-func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (now api.Alias, _ error) {
-	var quota api.Quota
-	var names int64
-	var counted bool
-	if err := askQuota(ctx, s, move.Tenant, &quota); err != nil {
-		return now, err
-	}
-	if err := s.askOne(ctx, &counted, `SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?`, []any{move.Tenant, move.Model}, &names); err != nil {
-		return now, err
-	}
-	old, found, err := mayMove(ctx, s, move)
+// moveAlias also keeps the index of versions, and records alias.moved or alias.deleted. to is the version, where it is known.
+func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange, to *api.Version) (now api.Alias, _ error) {
+	m, err := askMove(ctx, s, move, to)
 	if err != nil {
 		return now, err
 	}
+	if err := s.answers(ctx); err != nil {
+		return now, err
+	}
+	if err := m.check(ctx, s, move); err != nil {
+		return now, err
+	}
+	old := m.old
 	if move.To != 0 && old.Version == 0 {
-		if err := roomWithin(ctx, s, &quota, move.Tenant, move.Model, objectTag); err != nil {
+		if err := roomWithin(ctx, s, &m.quota, move.Tenant, move.Model, objectTag); err != nil {
 			return now, err
 		}
 	}
-	if err := loseTag(ctx, s, api.Repository{Tenant: move.Tenant, Name: string(move.Model)}, string(move.Alias), move.At); err != nil {
+	if err := m.takeTag(ctx, s, move); err != nil {
 		return now, err
 	}
-	// A name means one thing to OCI clients: an alias that is moved by hand takes the place of a tag.
-	if err := s.put(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`,
-		move.Tenant, move.Model, move.Alias); err != nil {
-		return now, err
-	}
-	if found && old.Version == move.To {
+	if m.found && old.Version == move.To {
 		return old, nil
 	}
-	if !found && names >= aliasesMax { // deleted ones count, too, because Model answers with all that live
+	if !m.found && m.names >= aliasesMax { // deleted ones count, too, because Model answers with all that live
 		return now, api.Fail(api.CodeTooLarge, string(move.Model), "a model has at most %d aliases", aliasesMax).
 			WithCure("Move an alias that exists instead of making another.")
 	}
@@ -88,30 +82,79 @@ func moved(move *api.AliasChange, from api.VersionNumber) api.Event {
 	return e
 }
 
-// mayMove finds the alias and all that a move of it depends on, and checks it.
-func mayMove(ctx context.Context, s session, move *api.AliasChange) (old api.Alias, found bool, _ error) {
-	var to []api.Version
-	var rules []api.AliasRule
-	if err := askVersions(ctx, s, &to, versionByNumber, move.Tenant, move.Model, move.To); err != nil {
-		return old, false, err
-	}
-	if err := askRules(ctx, s, &rules, `SELECT doc FROM alias_rules WHERE tenant = ? AND model = ? AND alias = ?`,
-		move.Tenant, move.Model, move.Alias); err != nil {
-		return old, false, err
-	}
-	old, found, err := findAlias(ctx, s, move.Tenant, move.Model, move.Alias)
-	if err != nil {
-		return old, false, err
-	}
-	return old, found, checkMove(ctx, s, move, old, to, rules)
+// moving is what a move of an alias depends on.
+type moving struct {
+	old   api.Alias // its row, also one of a deleted alias
+	found bool      // it has one
+	to    *api.Version
+	rule  *api.AliasRule
+	names int64 // aliases of the model
+	tags  int64 // tags of this name, of manifests
+	quota api.Quota
 }
 
-// checkMove asks what is expected before the rule: who comes too late must not be told that a gate is missing for a move that
+// askMove asks for it.
+func askMove(ctx context.Context, s session, move *api.AliasChange, to *api.Version) (*moving, error) {
+	m := &moving{}
+	if move.To != 0 {
+		m.to = to
+	}
+	if move.To != 0 && to == nil {
+		if err := s.ask(ctx, versionByNumber, []any{move.Tenant, move.Model, move.To}, func(scan func(...any) error) error {
+			v, err := scanVersion(scan)
+			m.to = &v
+			return err
+		}); err != nil {
+			return nil, err
+		}
+	}
+	alias := []any{move.Tenant, move.Model, move.Alias}
+	return m, s.ask(ctx, `SELECT g.names, g.tags, g.rule, g.quota, COALESCE(a.name, ''), COALESCE(a.version, 0), COALESCE(a.moved, 0),
+		COALESCE(a.moved_by, ''), COALESCE(a.moves, 0) FROM (SELECT
+		(SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?) AS names,
+		(SELECT COUNT(*) FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?) AS tags,
+		COALESCE((SELECT doc FROM alias_rules WHERE tenant = ? AND model = ? AND alias = ?), '') AS rule,
+		COALESCE((SELECT doc FROM quotas WHERE tenant = ?), '') AS quota) g
+		LEFT JOIN aliases a ON a.tenant = ? AND a.model = ? AND a.name = ?`,
+		slices.Concat(alias[:2], alias, alias, alias[:1], alias), m.scan)
+}
+
+func (m *moving) scan(scan func(...any) error) error {
+	var rule, quota string
+	if err := scan(&m.names, &m.tags, &rule, &quota, &m.old.Name, &m.old.Version, &m.old.Moved, &m.old.MovedBy, &m.old.Moves); err != nil {
+		return err
+	}
+	m.found = m.old.Name != ""
+	if rule != "" {
+		m.rule = new(api.AliasRule)
+		if err := decode(rule, m.rule); err != nil {
+			return err
+		}
+	}
+	if quota == "" {
+		return nil
+	}
+	return decode(quota, &m.quota)
+}
+
+// takeTag removes a tag of the alias's name: a name means one thing to OCI clients, and an alias takes the place of a tag.
+func (m *moving) takeTag(ctx context.Context, s session, move *api.AliasChange) error {
+	if m.tags == 0 {
+		return nil
+	}
+	if err := loseTag(ctx, s, api.Repository{Tenant: move.Tenant, Name: string(move.Model)}, string(move.Alias), move.At); err != nil {
+		return err
+	}
+	return s.put(ctx, `DELETE FROM manifest_tags WHERE tenant = ? AND repository = ? AND name = ?`, move.Tenant, move.Model, move.Alias)
+}
+
+// check asks what is expected before the rule: who comes too late must not be told that a gate is missing for a move that
 // would not happen. The rule is of the transaction of the move: no result of a gate and no rule comes between.
-func checkMove(ctx context.Context, s session, move *api.AliasChange, old api.Alias, to []api.Version, rules []api.AliasRule) error {
+func (m *moving) check(ctx context.Context, s session, move *api.AliasChange) error {
+	old := m.old
 	subject := api.Ref{Model: move.Model, Alias: move.Alias}.String()
 	switch {
-	case move.To != 0 && len(to) == 0:
+	case move.To != 0 && m.to == nil:
 		return noVersion(ctx, s, move.Tenant, api.Ref{Model: move.Model, Version: move.To})
 	case move.To == 0:
 		if _, err := needModel(ctx, s, move.Tenant, move.Model); err != nil {
@@ -131,14 +174,10 @@ func checkMove(ctx context.Context, s session, move *api.AliasChange, old api.Al
 		}
 		return api.Fail(api.CodeStale, subject, "the alias names %s, not version %d", names, *move.Expect)
 	}
-	if move.To != 0 && old.Version == move.To || len(rules) == 0 {
+	if move.To != 0 && old.Version == move.To || m.rule == nil {
 		return nil // it is there already, or anybody may move it
 	}
-	var version *api.Version
-	if len(to) > 0 {
-		version = &to[0]
-	}
-	return rules[0].Check(move.By, version)
+	return m.rule.Check(move.By, m.to)
 }
 
 // AliasHistory lists the moves of an alias, newest first; a deleted alias still has them.

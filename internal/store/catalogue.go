@@ -154,8 +154,10 @@ func (f *facts) tensors(field string, specs []api.TensorSpec) {
 
 // indexVersion enters a version that was just committed, which is its model's newest.
 func indexVersion(ctx context.Context, s session, v *api.Version, entry int64) error {
-	if err := forgetLatest(ctx, s, v.Tenant, v.Model); err != nil {
-		return err
+	if v.Number > 1 {
+		if err := forgetLatest(ctx, s, v.Tenant, v.Model); err != nil {
+			return err
+		}
 	}
 	f := factsOf(v)
 	f.word("latest", "true")
@@ -255,7 +257,7 @@ func (f facts) insert(ctx context.Context, s session, t api.TenantID, entry int6
 		if !known[w] {
 			known[w] = true
 			words = append(words, entry, w.field, w.word, t)
-			if s.terms.write(term{t, w.field, w.word}) {
+			if s.gathered.terms.write(term{t, w.field, w.word}) {
 				terms = append(terms, t, w.field, w.word)
 			}
 		}
@@ -346,7 +348,7 @@ func indexAlias(ctx context.Context, s session, move *api.AliasChange, from api.
 		WHERE tenant = ? AND model = ? AND number = ? ON CONFLICT DO NOTHING`, move.Alias, move.Tenant, move.Model, move.To); err != nil {
 		return err
 	}
-	if !s.terms.write(term{move.Tenant, "alias", string(move.Alias)}) {
+	if !s.gathered.terms.write(term{move.Tenant, "alias", string(move.Alias)}) {
 		return nil
 	}
 	return insertRows(ctx, s, `INSERT INTO catalogue_terms (tenant, field, word) VALUES `, 3, []any{move.Tenant, "alias", move.Alias})

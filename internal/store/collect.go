@@ -301,9 +301,7 @@ func collectHolds(ctx context.Context, s session, terms api.CollectTerms, most i
 		if err := s.put(ctx, `DELETE FROM tenant_blobs WHERE tenant = ? AND blob = ?`, c.Tenant, c.Subject); err != nil {
 			return nil, "", err
 		}
-		if err := use(ctx, s, c.Tenant, -c.Bytes, -1); err != nil {
-			return nil, "", err
-		}
+		s.gathered.use(c.Tenant, amount{-c.Bytes, -1})
 		if err := s.put(ctx, `INSERT INTO dead_blobs (blob, size, since, sweep) SELECT ?, ?, 0, ''
 			WHERE NOT EXISTS (SELECT 1 FROM tenant_blobs WHERE blob = ?) ON CONFLICT (blob) DO UPDATE SET since = 0`, c.Subject, c.Bytes, c.Subject); err != nil {
 			return nil, "", err

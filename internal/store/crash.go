@@ -28,3 +28,15 @@ func (db *DB) Crashes(ctx context.Context, d api.Digest) (count int, reason stri
 	})
 	return c.count, c.reason, err
 }
+
+// Tried tells what is known of a version's content before it is tried out: of its crashes, and of the version of the model that
+// has it, if there is one.
+func (db *DB) Tried(ctx context.Context, t api.TenantID, m api.ModelName, d api.Digest) (api.Tried, error) {
+	return read(ctx, db, "read what is known of it", func(ctx context.Context, s session) (known api.Tried, _ error) {
+		_, err := s.one(ctx, `SELECT COALESCE(c.crashes, 0), COALESCE(c.reason, ''), COALESCE(v.number, 0), COALESCE(v.state, ''), COALESCE(v.reason, '')
+			FROM (SELECT 1 AS one) o LEFT JOIN crashes c ON c.digest = ?
+			LEFT JOIN versions v ON v.tenant = ? AND v.model = ? AND v.digest = ? AND v.deleted = 0`, []any{d, t, m, d},
+			&known.Crashes, &known.Crash, &known.Version, &known.State, &known.Reason)
+		return known, err
+	})
+}

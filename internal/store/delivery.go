@@ -25,9 +25,16 @@ func (db *DB) deliver(ctx context.Context, s session, e *api.Event) error {
 	if tenant == "" {
 		tenant = api.DefaultTenant
 	}
+	if s.gathered.silent[tenant] {
+		return nil
+	}
 	all, err := webhooks(ctx, s, query, tenant)
 	if err != nil {
 		return err
+	}
+	if len(all) == 0 {
+		s.gathered.silent[tenant] = true // until a write makes or enables one
+		return nil
 	}
 	former, err := formerly(ctx, s, all, e)
 	if err != nil {

@@ -21,28 +21,14 @@ func (db *DB) AppendEvent(ctx context.Context, e api.Event) error {
 // that continues after the last Seq it saw never misses one. Webhooks get it from the outbox, in the same transaction.
 func (db *DB) appendEvent(ctx context.Context, s session, e api.Event) error {
 	e.Kind, e.Subject, e.Text, e.By = clean(e.Kind), clean(e.Subject), clean(e.Text), clean(e.By)
-	var numbered, counted bool
-	var kept int64
+	var numbered bool
 	if err := s.askOne(ctx, &numbered, `INSERT INTO events (seq, tenant, happened, kind, subject, message, actor)
 		VALUES ((SELECT COALESCE(MAX(seq), 0) + 1 FROM events), ?, ?, ?, ?, ?, ?) RETURNING seq`,
 		[]any{e.Tenant, e.At, e.Kind, e.Subject, e.Text, e.By}, &e.Seq); err != nil {
 		return err
 	}
-	if err := s.askOne(ctx, &counted, `INSERT INTO event_tallies (tenant, kept) VALUES (?, 1)
-		ON CONFLICT (tenant) DO UPDATE SET kept = event_tallies.kept + 1 RETURNING kept`, []any{e.Tenant}, &kept); err != nil {
-		return err
-	}
-	if err := db.deliver(ctx, s, &e); err != nil {
-		return err
-	}
-	if kept <= db.kept+eventSlack {
-		return nil
-	}
-	if err := s.put(ctx, `DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE tenant = ? ORDER BY seq LIMIT ?)`,
-		e.Tenant, kept-db.kept); err != nil {
-		return err
-	}
-	return s.put(ctx, `UPDATE event_tallies SET kept = kept - ? WHERE tenant = ?`, kept-db.kept, e.Tenant)
+	s.gathered.event(e.Tenant)
+	return db.deliver(ctx, s, &e)
 }
 
 // Events lists the events of a tenant (all tenants and the server's own when t is empty) after a Seq, oldest first. A

@@ -1,6 +1,10 @@
 package store
 
-import "context"
+import (
+	"context"
+	"runtime"
+	"sync"
+)
 
 // SetFewMax changes from how many entries on a condition counts as many.
 func SetFewMax(n int) { fewMax = n }
@@ -37,7 +41,7 @@ func (db *DB) Words(ctx context.Context, end error, words ...string) error {
 	return change(ctx, db, "enter words", func(ctx context.Context, s session) error {
 		var cells []any
 		for _, w := range words {
-			if s.terms.write(term{"acme", "task", w}) {
+			if s.gathered.terms.write(term{"acme", "task", w}) {
 				cells = append(cells, "acme", "task", w)
 			}
 		}
@@ -46,4 +50,28 @@ func (db *DB) Words(ctx context.Context, end error, words ...string) error {
 		}
 		return end
 	})
+}
+
+// Together runs writes as one group, in their order, and gives their errors.
+func (db *DB) Together(ctx context.Context, writes ...func(context.Context) error) []error {
+	open, errs := make(chan struct{}), make([]error, len(writes))
+	began := make(chan struct{}, 2) // it may run twice
+	var running sync.WaitGroup
+	running.Go(func() {
+		_ = change(ctx, db, "wait for the others", func(context.Context, session) error {
+			began <- struct{}{}
+			<-open
+			return nil
+		})
+	})
+	<-began
+	for i, one := range writes {
+		running.Go(func() { errs[i] = one(ctx) })
+		for len(db.writer.queue) <= i {
+			runtime.Gosched()
+		}
+	}
+	close(open)
+	running.Wait()
+	return errs
 }

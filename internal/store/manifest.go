@@ -28,14 +28,14 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 			return o, err
 		}
 		if push.Version != nil {
-			if o.version, o.created, err = db.commitVersion(ctx, s, *push.Version, asked.version, push.Aliases); err != nil {
+			if o.version, o.created, err = db.commitVersion(ctx, s, *push.Version, asked.version, asked.ground, push.Aliases); err != nil {
 				return o, err
 			}
 		}
 		if err := putLinks(ctx, s, &push, o.version.Ref()); err != nil {
 			return o, err
 		}
-		return o, db.putTags(ctx, s, push, o.version.Number)
+		return o, db.putTags(ctx, s, push, &o.version)
 	})
 	return o.version, o.created, err
 }
@@ -44,60 +44,58 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 type asked struct {
 	all          []api.ManifestPush // it and those that go along
 	links, blobs []api.RepositoryBlob
-	known        *touched
-	old          map[api.ContentDigest]bool // manifests that were there
+	ground       *ground
 	version      *coming
 }
 
 // askPush asks for it, and refuses a push that may not be kept.
 func askPush(ctx context.Context, s session, push *api.ManifestPush) (*asked, error) {
-	a := &asked{all: append([]api.ManifestPush{*push}, push.Along...), old: map[api.ContentDigest]bool{}}
+	a := &asked{all: append([]api.ManifestPush{*push}, push.Along...)}
 	for _, m := range a.all {
 		a.links, a.blobs = append(a.links, m.Links...), append(append(a.blobs, m.Links...), m.RepositoryBlob)
 	}
-	place, err := askPlace(ctx, s, push.Tenant, api.ModelName(push.Name))
-	if err != nil {
+	var err error
+	if a.ground, err = askGround(ctx, s, push.Tenant, api.ModelName(push.Name), digestsOf(a.blobs), push.Pushed); err != nil {
 		return nil, err
 	}
-	promised := func() error { return nil }
+	reserved := map[api.Digest]bool{}
+	if err := askReserved(ctx, s, push, reserved); err != nil {
+		return nil, err
+	}
 	if push.Version != nil {
-		if promised, err = askPromised(ctx, s, push.Tenant, push.Links, push.Reservation); err != nil {
-			return nil, err
-		}
 		if a.version, err = askCommit(ctx, s, push.Version); err != nil {
 			return nil, err
 		}
 	}
-	if a.known, err = askTouch(ctx, s, push.Tenant, digestsOf(a.blobs), push.Pushed); err != nil {
-		return nil, err
-	}
-	if err := askOld(ctx, s, a.all, a.old); err != nil {
-		return nil, err
-	}
 	if err := s.answers(ctx); err != nil {
 		return nil, err
 	}
-	for _, check := range []func() error{place, promised, a.known.check} {
-		if err := check(); err != nil {
-			return nil, err
+	if err := a.ground.check(ctx, s); err != nil || push.Version == nil {
+		return a, err
+	}
+	for _, b := range push.Links { // what the version is made of did not go away since it was uploaded
+		if !a.ground.held[b.Blob] && !reserved[b.Blob] {
+			return nil, missing(b.Blob)
 		}
 	}
 	return a, nil
 }
 
-// askOld looks for manifests that are there. One that was deleted is there again, without the tags that it had: a push names its own.
-func askOld(ctx context.Context, s session, all []api.ManifestPush, old map[api.ContentDigest]bool) error {
-	args := []any{all[0].Pushed, all[0].Tenant, all[0].Name}
-	for _, m := range all {
-		args = append(args, m.Digest)
+// askReserved asks what the push has reserved, and ends that reservation unless more of the push is to come.
+func askReserved(ctx context.Context, s session, push *api.ManifestPush, reserved map[api.Digest]bool) error {
+	if push.Reservation == "" {
+		return nil
 	}
-	return s.ask(ctx, `UPDATE manifests SET touched = ?, deleted = 0, deleted_by = '', lost_tags = ''
-		WHERE tenant = ? AND repository = ? AND digest IN (`+marks(len(all))+`) RETURNING digest`, args, intoSet(old))
+	query := `DELETE FROM reservations WHERE id = ? RETURNING blob`
+	if push.More {
+		query = `SELECT blob FROM reservations WHERE id = ?`
+	}
+	return s.ask(ctx, query, []any{push.Reservation}, intoSet(reserved))
 }
 
 // putManifests keeps a manifest, and those that go along, with the blobs of them all.
 func putManifests(ctx context.Context, s session, push *api.ManifestPush, a *asked) error {
-	if err := a.known.hold(ctx, s, push.Tenant, a.blobs, push.Pushed); err != nil {
+	if err := a.ground.keep(ctx, s, a.blobs); err != nil {
 		return err
 	}
 	if err := link(ctx, s, push.Repository, a.links, push.Pushed); err != nil {
@@ -113,22 +111,20 @@ func putManifests(ctx context.Context, s session, push *api.ManifestPush, a *ask
 			}
 		}
 	}
-	if !push.More {
-		if err := release(ctx, s, push.Reservation); err != nil {
-			return err
-		}
-	}
-	return keepManifests(ctx, s, a.all, a.old)
+	return keepManifests(ctx, s, a.all)
 }
 
-// keepManifests writes the rows of manifests of one repository.
-func keepManifests(ctx context.Context, s session, all []api.ManifestPush, old map[api.ContentDigest]bool) error {
+// keepManifests writes the rows of manifests of one repository. One that was deleted is there again, without the tags that it
+// had: a push names its own.
+func keepManifests(ctx context.Context, s session, all []api.ManifestPush) error {
 	repo := all[0].Repository
 	var cells, parts []any
+	kept := make(map[api.ContentDigest]bool, len(all))
 	for _, m := range all {
-		if old[m.Digest] {
+		if kept[m.Digest] {
 			continue
 		}
+		kept[m.Digest] = true
 		annotations, err := encode(m.Annotations)
 		if err != nil {
 			return err
@@ -140,7 +136,8 @@ func keepManifests(ctx context.Context, s session, all []api.ManifestPush, old m
 		}
 	}
 	if err := insertMany(ctx, s, `INSERT INTO manifests (tenant, repository, digest, blob, size, media_type, artifact_type, subject,
-		annotations, pushed, pushed_by, touched) VALUES `, "", 12, cells); err != nil {
+		annotations, pushed, pushed_by, touched) VALUES `, ` ON CONFLICT (tenant, repository, digest) DO UPDATE SET touched = excluded.touched,
+		deleted = 0, deleted_by = '', lost_tags = ''`, 12, cells); err != nil {
 		return err
 	}
 	return insertRows(ctx, s, `INSERT INTO manifest_parts (tenant, repository, digest, part) VALUES `, 4, parts)
@@ -169,11 +166,11 @@ func mover(push *api.ManifestPush) *api.Principal {
 	return &api.Principal{Name: push.PushedBy}
 }
 
-func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, version api.VersionNumber) error {
+func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, version *api.Version) error {
 	model := api.ModelName(push.Name)
 	for _, name := range push.Aliases {
-		move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: name, To: version, Moves: -1, By: mover(&push), Why: push.Why, At: push.Pushed}
-		if _, err := db.moveAlias(ctx, s, &move); err != nil {
+		move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: name, To: version.Number, Moves: -1, By: mover(&push), Why: push.Why, At: push.Pushed}
+		if _, err := db.moveAlias(ctx, s, &move, version); err != nil {
 			return err
 		}
 	}
@@ -185,7 +182,7 @@ func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, ver
 			}
 			if old.Version != 0 {
 				move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: old.Name, Moves: -1, By: mover(&push), Why: "the tag was pushed for another manifest", At: push.Pushed}
-				if _, err := db.moveAlias(ctx, s, &move); err != nil {
+				if _, err := db.moveAlias(ctx, s, &move, nil); err != nil {
 					return err
 				}
 			}
@@ -343,7 +340,7 @@ func (db *DB) DeleteTag(ctx context.Context, repo api.Repository, tag string, by
 		case err != nil:
 			return err
 		case old.Version != 0:
-			_, err = db.moveAlias(ctx, s, &move)
+			_, err = db.moveAlias(ctx, s, &move, nil)
 			return err
 		case n == 0:
 			return noManifest(repo, tag)

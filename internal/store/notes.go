@@ -63,36 +63,28 @@ func (db *DB) EditVersion(ctx context.Context, t api.TenantID, m api.ModelName, 
 
 // putLabel gives a version its label, which no other version of the model may have.
 func putLabel(ctx context.Context, s session, v *api.Version) error {
-	check, err := askLabel(ctx, s, v)
+	cells, err := labelCells(v)
 	if err != nil {
 		return err
 	}
-	if err := s.answers(ctx); err != nil {
-		return err
+	var number api.VersionNumber
+	added, err := s.one(ctx, insertLabel+`(`+marks(len(cells))+`) ON CONFLICT DO NOTHING RETURNING number`, cells, &number)
+	if err == nil && !added {
+		err = labelTaken(v)
 	}
-	return check()
+	return err
 }
 
-// askLabel is putLabel for a write that others follow at once: check tells, when the answers are there, whether it was done.
-func askLabel(ctx context.Context, s session, v *api.Version) (check func() error, _ error) {
+const insertLabel = `INSERT INTO labels (tenant, model, label, major, minor, patch, prerelease, number) VALUES `
+
+func labelCells(v *api.Version) ([]any, error) {
 	l, err := api.ParseLabel(v.Label)
-	if err != nil {
-		return nil, err
-	}
-	var added bool
-	var number api.VersionNumber
-	if err := s.askOne(ctx, &added, `INSERT INTO labels (tenant, model, label, major, minor, patch, prerelease, number)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING number`,
-		[]any{v.Tenant, v.Model, v.Label, l.Major, l.Minor, l.Patch, l.Pre, v.Number}, &number); err != nil {
-		return nil, err
-	}
-	return func() error {
-		if added {
-			return nil
-		}
-		return api.Fail(api.CodeExists, string(v.Model)+"@"+v.Label, "another version of the model has this label").
-			WithCure("Choose the next one; a label never moves.")
-	}, nil
+	return []any{v.Tenant, v.Model, v.Label, l.Major, l.Minor, l.Patch, l.Pre, v.Number}, err
+}
+
+func labelTaken(v *api.Version) error {
+	return api.Fail(api.CodeExists, string(v.Model)+"@"+v.Label, "another version of the model has this label").
+		WithCure("Choose the next one; a label never moves.")
 }
 
 // labelled holds for a label l of a version that is not deleted. A deleted one keeps its label, for when it is restored.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -66,10 +67,7 @@ func (postgres) open(ctx context.Context, c Config) (reads, writes *sql.DB, _ er
 }
 
 func (postgres) begin(ctx context.Context, on querier) error {
-	if _, err := on.ExecContext(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED"); err != nil {
-		return err
-	}
-	_, err := on.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", writeLock)
+	_, err := on.ExecContext(ctx, fmt.Sprintf("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(%d)", writeLock))
 	return err
 }
 

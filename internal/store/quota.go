@@ -15,24 +15,14 @@ const (
 
 // quotaOf reads a tenant's quota; one that was never set has no limits.
 func quotaOf(ctx context.Context, s session, t api.TenantID) (q api.Quota, _ error) {
-	if err := askQuota(ctx, s, t, &q); err != nil {
-		return q, err
-	}
-	err := s.answers(ctx)
-	return q, err
-}
-
-func askQuota(ctx context.Context, s session, t api.TenantID, q *api.Quota) error {
-	return s.ask(ctx, `SELECT doc, generation FROM quotas WHERE tenant = ?`, []any{t}, func(scan func(...any) error) error {
-		var doc string
-		var generation int64
-		if err := scan(&doc, &generation); err != nil {
-			return err
-		}
-		err := decode(doc, q)
+	var doc string
+	var generation int64
+	found, err := s.one(ctx, `SELECT doc, generation FROM quotas WHERE tenant = ?`, []any{t}, &doc, &generation)
+	if err == nil && found {
+		err = decode(doc, &q)
 		q.Generation = generation
-		return err
-	})
+	}
+	return q, err
 }
 
 // roomFor refuses a reservation that would take a tenant over its quota: what it holds, what others reserved, and this, for
@@ -61,6 +51,8 @@ func usageOf(ctx context.Context, s session, t api.TenantID, but string, blobs [
 	if _, err := s.one(ctx, `SELECT bytes, blobs FROM tenant_usage WHERE tenant = ?`, []any{t}, &u.Bytes, &u.Blobs); err != nil {
 		return u, err
 	}
+	more := s.gathered.used(t)
+	u.Bytes, u.Blobs = u.Bytes+more.bytes, u.Blobs+more.blobs
 	if len(blobs) == 0 {
 		blobs = []api.Digest{""}
 	}

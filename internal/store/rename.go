@@ -111,24 +111,6 @@ func redirected(name, now api.ModelName) error {
 		WithCure("Use the name %s; or free this one with `penstock rename --forget %s`, which breaks old links.", now, name)
 }
 
-// askPlace asks for what a push needs: the tenant, and that the model's name is its own. check says so when the answers are there.
-func askPlace(ctx context.Context, s session, t api.TenantID, name api.ModelName) (check func() error, _ error) {
-	var found, leads bool
-	now := name
-	if err := askTenant(ctx, s, t, &found); err != nil {
-		return nil, err
-	}
-	if err := s.askOne(ctx, &leads, currentName, []any{t, name}, &now); err != nil {
-		return nil, err
-	}
-	return func() error {
-		if !found {
-			return noTenant(t)
-		}
-		return redirected(name, now)
-	}, nil
-}
-
 // RenameModel gives a model another name and leaves a redirect from the one before, in one transaction with model.renamed.
 // Earlier names lead to the new one from then on. A model that has the name already stays as it is, so the call can be
 // repeated.

@@ -9,19 +9,13 @@ import (
 // LinkBlob makes a repository hold a blob. It may hold it already.
 func (db *DB) LinkBlob(ctx context.Context, repo api.Repository, b api.RepositoryBlob, at api.Time) error {
 	return change(ctx, db, "link the blob", func(ctx context.Context, s session) error {
-		if err := needTenant(ctx, s, repo.Tenant); err != nil {
-			return err
-		}
 		return linkBlob(ctx, s, repo, b, at)
 	})
 }
 
 func linkBlob(ctx context.Context, s session, repo api.Repository, b api.RepositoryBlob, at api.Time) error {
-	if err := notRedirected(ctx, s, repo.Tenant, api.ModelName(repo.Name)); err != nil {
-		return err
-	}
 	blobs := []api.RepositoryBlob{b}
-	if err := hold(ctx, s, repo.Tenant, blobs, at); err != nil {
+	if err := hold(ctx, s, repo, blobs, at); err != nil {
 		return err
 	}
 	return link(ctx, s, repo, blobs, at)

@@ -56,22 +56,15 @@ func (db *DB) AliasRules(ctx context.Context, t api.TenantID, m api.ModelName) (
 }
 
 func aliasRules(ctx context.Context, s session, query string, args ...any) (all []api.AliasRule, _ error) {
-	if err := askRules(ctx, s, &all, query, args...); err != nil {
-		return nil, err
-	}
-	err := s.answers(ctx)
-	return all, err
-}
-
-func askRules(ctx context.Context, s session, all *[]api.AliasRule, query string, args ...any) error {
-	return s.ask(ctx, query, args, func(scan func(...any) error) error {
+	err := s.each(ctx, query, args, func(scan func(...any) error) error {
 		var doc string
 		var rule api.AliasRule
 		if err := scan(&doc); err != nil {
 			return err
 		}
 		err := decode(doc, &rule)
-		*all = append(*all, rule)
+		all = append(all, rule)
 		return err
 	})
+	return all, err
 }

@@ -22,11 +22,11 @@ type querier interface {
 
 // session runs portable statements on one of them.
 type session struct {
-	on     querier
-	rebind func(string) string
-	pipe   *pipe  // where writes are sent together; nil: each statement is sent alone
-	terms  *terms // the writer's; nil for others
-	wrote  *bool  // set by statements that may have changed something; nil where nobody asks
+	on       querier
+	rebind   func(string) string
+	pipe     *pipe     // where writes are sent together; nil: each statement is sent alone
+	gathered *gathered // the writer's; nil for others
+	wrote    *bool     // set by statements that may have changed something; nil where nobody asks
 }
 
 func (s session) writes(query string) {

@@ -57,19 +57,12 @@ func (db *DB) SetWeight(ctx context.Context, id api.TenantID, weight int, ifGene
 
 // needTenant fails when the tenant was never made: nothing may belong to nobody.
 func needTenant(ctx context.Context, s session, t api.TenantID) error {
-	var found bool
-	if err := askTenant(ctx, s, t, &found); err != nil {
-		return err
-	}
-	if err := s.answers(ctx); err != nil || found {
-		return err
-	}
-	return noTenant(t)
-}
-
-func askTenant(ctx context.Context, s session, t api.TenantID, found *bool) error {
 	var one int64
-	return s.askOne(ctx, found, `SELECT 1 FROM tenants WHERE id = ?`, []any{t}, &one)
+	found, err := s.one(ctx, `SELECT 1 FROM tenants WHERE id = ?`, []any{t}, &one)
+	if err == nil && !found {
+		err = noTenant(t)
+	}
+	return err
 }
 
 func noTenant(t api.TenantID) error { return api.Fail(api.CodeNotFound, string(t), "no such tenant") }

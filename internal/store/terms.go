@@ -22,7 +22,7 @@ type terms struct {
 // write tells whether a word has to be written.
 func (t *terms) write(one term) bool {
 	switch {
-	case t == nil, one.field == "name", one.field == "digest": // names go with renames, and no digest comes twice
+	case one.field == "name", one.field == "digest": // names go with renames, and no digest comes twice
 		return true
 	case t.known[one]:
 		return false

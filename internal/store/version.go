@@ -19,7 +19,7 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 		created bool
 	}
 	o, err := write(ctx, db, "keep the version", func(ctx context.Context, s session) (o outcome, err error) {
-		place, err := askPlace(ctx, s, v.Tenant, v.Model)
+		g, err := askGround(ctx, s, v.Tenant, v.Model, nil, v.Created)
 		if err != nil {
 			return o, err
 		}
@@ -30,15 +30,15 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 		if err := s.answers(ctx); err != nil {
 			return o, err
 		}
-		if err := place(); err != nil {
+		if err := g.check(ctx, s); err != nil {
 			return o, err
 		}
-		if o.version, o.created, err = db.commitVersion(ctx, s, v, asked, aliases); err != nil {
+		if o.version, o.created, err = db.commitVersion(ctx, s, v, asked, g, aliases); err != nil {
 			return o, err
 		}
 		for _, name := range aliases {
 			move := api.AliasChange{Tenant: v.Tenant, Model: v.Model, Alias: name, To: o.version.Number, Moves: -1, By: &api.Principal{Name: v.CreatedBy}, Why: why, At: v.Created}
-			if _, err := db.moveAlias(ctx, s, &move); err != nil {
+			if _, err := db.moveAlias(ctx, s, &move, &o.version); err != nil {
 				return o, err
 			}
 		}
@@ -47,49 +47,39 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 	return o.version, o.created, err
 }
 
-// coming is what has to be known before a version is committed.
+// coming is what has to be known before a version is committed, beside its ground.
 type coming struct {
-	quota api.Quota
-	old   []api.Version     // the one that has the digest
-	next  api.VersionNumber // its model's, when none has
-	entry int64
+	fresh    bool              // its model has no version of this content
+	number   api.VersionNumber // its own, if so
+	labelled int64             // versions of the model that have its label
 }
 
-// askCommit asks for it, and counts the model's latest version up if this is a new one.
+// askCommit asks for it: it makes the model if there is none, and counts its latest version up if this is a new one.
 func askCommit(ctx context.Context, s session, v *api.Version) (*coming, error) {
 	if len(v.Tags) > tagsMax {
 		return nil, tooManyTags(v.Ref())
 	}
-	if err := s.put(ctx, `INSERT INTO models (tenant, name, created, latest) SELECT id, ?, CAST(? AS BIGINT), 0 FROM tenants WHERE id = ?
-		ON CONFLICT DO NOTHING`, v.Model, v.Created, v.Tenant); err != nil {
-		return nil, err
-	}
 	var c coming
-	if err := askQuota(ctx, s, v.Tenant, &c.quota); err != nil {
-		return nil, err
-	}
-	if err := askVersions(ctx, s, &c.old, `SELECT `+versionColumns+` FROM versions
-		WHERE tenant = ? AND model = ? AND digest = ?`, v.Tenant, v.Model, v.Digest); err != nil {
-		return nil, err
-	}
-	var numbered, counted bool
-	if err := s.askOne(ctx, &numbered, `UPDATE models SET latest = latest + 1 WHERE tenant = ? AND name = ? AND NOT EXISTS
-		(SELECT 1 FROM versions v WHERE v.tenant = models.tenant AND v.model = models.name AND v.digest = ?) RETURNING latest`,
-		[]any{v.Tenant, v.Model, v.Digest}, &c.next); err != nil {
-		return nil, err
-	}
-	return &c, s.askOne(ctx, &counted, newEntry, nil, &c.entry)
+	return &c, s.askOne(ctx, &c.fresh, `INSERT INTO models (tenant, name, created, latest) SELECT id, ?, CAST(? AS BIGINT), 1 FROM tenants WHERE id = ?
+		ON CONFLICT (tenant, name) DO UPDATE SET latest = models.latest + 1 WHERE NOT EXISTS
+		(SELECT 1 FROM versions v WHERE v.tenant = models.tenant AND v.model = models.name AND v.digest = ?)
+		RETURNING latest, (SELECT COUNT(*) FROM labels l WHERE l.tenant = ? AND l.model = ? AND l.label = ?)`,
+		[]any{v.Model, v.Created, v.Tenant, v.Digest, v.Tenant, v.Model, v.Label}, &c.number, &c.labelled)
 }
 
 // commitVersion commits a version when what was asked is there.
-func (db *DB) commitVersion(ctx context.Context, s session, v api.Version, asked *coming, aliases []api.AliasName) (_ api.Version, created bool, _ error) {
-	if len(asked.old) > 0 {
-		return asked.old[0], false, db.pushedAgain(ctx, s, asked.old[0], v)
+func (db *DB) commitVersion(ctx context.Context, s session, v api.Version, asked *coming, g *ground, aliases []api.AliasName) (_ api.Version, created bool, _ error) {
+	if !asked.fresh {
+		old, err := versions(ctx, s, `SELECT `+versionColumns+` FROM versions WHERE tenant = ? AND model = ? AND digest = ?`, v.Tenant, v.Model, v.Digest)
+		if err != nil || len(old) == 0 {
+			return v, false, orElse(err, noVersion(ctx, s, v.Tenant, v.Ref()))
+		}
+		return old[0], false, db.pushedAgain(ctx, s, old[0], v)
 	}
-	if err := roomWithin(ctx, s, &asked.quota, v.Tenant, v.Model, objectVersion); err != nil {
+	if err := roomWithin(ctx, s, &g.quota, v.Tenant, v.Model, objectVersion); err != nil {
 		return v, false, err
 	}
-	v.Number = asked.next
+	v.Number = asked.number
 	v.Reason, v.CreatedBy, v.Card = clean(v.Reason), clean(v.CreatedBy), clean(v.Card)
 	v.Tags = cleanTags(v.Tags)
 	tags, err := encode(v.Tags)
@@ -108,22 +98,22 @@ func (db *DB) commitVersion(ctx context.Context, s session, v api.Version, asked
 		v.Tenant, v.Model, v.Number, v.Digest, v.State, v.Reason, tags, doc, notes); err != nil {
 		return v, false, err
 	}
-	label := func() error { return nil }
 	if v.Label != "" {
-		if label, err = askLabel(ctx, s, &v); err != nil {
+		if asked.labelled > 0 {
+			return v, false, labelTaken(&v)
+		}
+		cells, err := labelCells(&v)
+		if err != nil {
+			return v, false, err
+		}
+		if err := insertMany(ctx, s, insertLabel, "", len(cells), cells); err != nil {
 			return v, false, err
 		}
 	}
-	if err := indexVersion(ctx, s, &v, asked.entry); err != nil {
+	if err := indexVersion(ctx, s, &v, g.entry); err != nil {
 		return v, false, err
 	}
-	if err := db.appendEvent(ctx, s, pushed(&v, aliases)); err != nil {
-		return v, false, err
-	}
-	if err := s.answers(ctx); err != nil {
-		return v, false, err
-	}
-	return v, true, label()
+	return v, true, db.appendEvent(ctx, s, pushed(&v, aliases))
 }
 
 // pushedAgain restores a version that was deleted and whose content is pushed once more: the same content is the same
@@ -280,19 +270,12 @@ func noVersion(ctx context.Context, s session, t api.TenantID, ref api.Ref) erro
 }
 
 func versions(ctx context.Context, s session, query string, args ...any) (all []api.Version, _ error) {
-	if err := askVersions(ctx, s, &all, query, args...); err != nil {
-		return nil, err
-	}
-	err := s.answers(ctx)
-	return all, err
-}
-
-func askVersions(ctx context.Context, s session, all *[]api.Version, query string, args ...any) error {
-	return s.ask(ctx, query, args, func(scan func(...any) error) error {
+	err := s.each(ctx, query, args, func(scan func(...any) error) error {
 		v, err := scanVersion(scan)
-		*all = append(*all, v)
+		all = append(all, v)
 		return err
 	})
+	return all, err
 }
 
 // scanVersion reads versionColumns, and further columns into more.

@@ -29,6 +29,7 @@ func (db *DB) PutWebhook(ctx context.Context, w api.Webhook, secret string, most
 		if n >= most {
 			return api.Fail(api.CodeTooLarge, "", "the tenant has %d webhooks, which is the limit", n).WithCure("Delete one that nobody needs.")
 		}
+		delete(s.gathered.silent, w.Tenant)
 		made, err := s.exec(ctx, `INSERT INTO webhooks (tenant, id, doc, secret, old_secret, old_until, failing, disabled, reason, latest,
 			pending, ended) VALUES (?, ?, ?, ?, '', 0, 0, 0, '', 0, 0, 0) ON CONFLICT DO NOTHING`, w.Tenant, w.ID, doc, secret)
 		if err == nil && made == 0 {
@@ -93,6 +94,7 @@ func (db *DB) ChangeWebhook(ctx context.Context, t api.TenantID, id api.WebhookI
 		switch {
 		case c.Enabled == nil:
 		case *c.Enabled:
+			delete(s.gathered.silent, t)
 			err = s.put(ctx, `UPDATE webhooks SET disabled = 0, reason = '', failing = 0 WHERE tenant = ? AND id = ?`, t, id)
 		case w.Disabled == 0:
 			err = db.disable(ctx, s, w, "disabled by "+clean(by), at)

@@ -64,11 +64,11 @@ type writer struct {
 	careful int   // groups that have savepoints from the beginning
 	looking atomic.Bool
 	looks   sync.WaitGroup
-	terms   terms
+	shared  *gathered
 }
 
 func newWriter(db *DB) *writer {
-	w := &writer{db: db, queue: make(chan *job, queueMax), closing: make(chan struct{}), stopped: make(chan struct{})}
+	w := &writer{db: db, queue: make(chan *job, queueMax), closing: make(chan struct{}), stopped: make(chan struct{}), shared: newGathered()}
 	go w.loop()
 	return w
 }
@@ -188,7 +188,7 @@ func (w *writer) group(first *job) {
 		}
 		return
 	}
-	sess := session{conn, w.db.rebind, conn.pipe, &w.terms, new(bool)}
+	sess := session{conn, w.db.rebind, conn.pipe, w.shared, new(bool)}
 	taken, late, err := w.runAll(ctx, sess, first)
 	if err == nil {
 		err = w.settle(ctx, sess)
@@ -207,7 +207,7 @@ func (w *writer) group(first *job) {
 		conn.discard() // nothing of a transaction whose disk or server failed is trusted or acknowledged
 	}
 	conn.Close()
-	w.terms.end(err == nil)
+	w.shared.end(err == nil)
 	if err == nil {
 		crashPoints(taken, "after the commit")
 	}
@@ -291,20 +291,21 @@ func (w *writer) runOne(ctx context.Context, s session, j *job) error {
 	*s.wrote = false
 	j.value, j.err = j.run(ctx, s)
 	if j.err == nil {
-		s.terms.keep()
+		s.gathered.keep()
 		return nil
 	}
 	reason, lost := w.db.dialect.reason(j.err)
 	if *s.wrote || !isOurs(j.err) || reason != "" || lost { // a statement that failed may have ended the transaction
 		return fmt.Errorf("%w: %w", errAgain, j.err)
 	}
-	s.terms.undo()
+	s.gathered.undo()
 	return nil
 }
 
-// settle waits for the statements that were put; of one that fails nobody knows whose it is, if there are no savepoints.
+// settle writes what was gathered, and waits for the statements that were put; of one that fails nobody knows whose it is, if
+// there are no savepoints.
 func (w *writer) settle(ctx context.Context, s session) error {
-	err := s.answers(ctx)
+	err := s.gathered.write(ctx, s, w.db.kept)
 	if err != nil && w.careful == 0 {
 		return fmt.Errorf("%w: %w", errAgain, err)
 	}
@@ -316,7 +317,7 @@ func (w *writer) runAgain(ctx context.Context, s session, jobs []*job, why error
 	if s.pipe != nil {
 		s.pipe.drop()
 	}
-	w.terms.end(false)
+	w.shared.end(false)
 	if _, err := s.on.ExecContext(ctx, "ROLLBACK"); err != nil {
 		return fmt.Errorf("roll back after %w: %w", why, err)
 	}
@@ -330,7 +331,7 @@ func (w *writer) runAgain(ctx context.Context, s session, jobs []*job, why error
 			return err
 		}
 	}
-	return nil
+	return w.settle(ctx, s)
 }
 
 // runMarked runs a job inside a savepoint.
@@ -342,10 +343,10 @@ func (w *writer) runMarked(ctx context.Context, s session, j *job) error {
 		j.err = s.keep(ctx)
 	}
 	if j.err == nil {
-		s.terms.keep()
+		s.gathered.keep()
 		return nil
 	}
-	s.terms.undo()
+	s.gathered.undo()
 	if err := s.undo(ctx); err != nil {
 		return fmt.Errorf("roll back after %w: %w", j.err, err)
 	}

@@ -281,6 +281,17 @@ func crashes(t *testing.T, db *store.DB) {
 	if count != 3 || reason != "reason 3" {
 		t.Errorf("got %d, %q", count, reason)
 	}
+
+	v := version("fraud", "bad")
+	same(t, "before the version", got(db.Tried(ctx, "acme", "fraud", v.Digest))(t), api.Tried{Crashes: 3, Crash: "reason 3"})
+	v.State, v.Reason = api.VersionRejected, "it leaks"
+	commit(t, db, v)
+	same(t, "a version", got(db.Tried(ctx, "acme", "fraud", v.Digest))(t),
+		api.Tried{Crashes: 3, Crash: "reason 3", Version: 1, State: api.VersionRejected, Reason: "it leaks"})
+	same(t, "of another model", got(db.Tried(ctx, "acme", "digits", v.Digest))(t), api.Tried{Crashes: 3, Crash: "reason 3"})
+	must(t, db.DeleteVersion(ctx, "acme", "fraud", 1, api.Deletion{By: "me", At: 6}))
+	same(t, "deleted", got(db.Tried(ctx, "acme", "fraud", v.Digest))(t), api.Tried{Crashes: 3, Crash: "reason 3"})
+	same(t, "nothing", got(db.Tried(ctx, "acme", "fraud", digest("good")))(t), api.Tried{})
 }
 
 func events(t *testing.T, db *store.DB) {
