@@ -15,19 +15,62 @@ func (db *DB) MoveAlias(ctx context.Context, move api.AliasChange) (api.Alias, e
 	return writeModel(ctx, db, "move the alias", move.Tenant, move.Model, func(ctx context.Context, s session, m api.ModelName) (api.Alias, error) {
 		move := move
 		move.Model = m
-		return db.moveAlias(ctx, s, &move, nil)
+		return db.moveAlias(ctx, s, &move)
 	})
 }
 
-// moveAlias also keeps the index of versions, and records alias.moved or alias.deleted. to is the version, where it is known.
-func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange, to *api.Version) (now api.Alias, _ error) {
-	m, err := askMove(ctx, s, move, to)
+// moveAlias also keeps the index of versions, and records alias.moved or alias.deleted.
+func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange) (now api.Alias, _ error) {
+	m, err := askMove(ctx, s, move.Tenant, move.Model, move.Alias)
 	if err != nil {
 		return now, err
+	}
+	if move.To != 0 {
+		if err := s.ask(ctx, versionByNumber, []any{move.Tenant, move.Model, move.To}, func(scan func(...any) error) error {
+			v, err := scanVersion(scan)
+			m.to = &v
+			return err
+		}); err != nil {
+			return now, err
+		}
 	}
 	if err := s.answers(ctx); err != nil {
 		return now, err
 	}
+	return db.moveKnown(ctx, s, move, m)
+}
+
+// moveAliases points aliases at a version that is there. What is known of their moves was asked in this write, before any of them.
+func (db *DB) moveAliases(ctx context.Context, s session, move api.AliasChange, names []api.AliasName, to *api.Version, known map[api.AliasName]*moving) error {
+	var made int64
+	for _, name := range names {
+		move.Alias = name
+		m, asked := known[name]
+		if !asked { // or it was moved already
+			var err error
+			if m, err = askMove(ctx, s, move.Tenant, move.Model, name); err != nil {
+				return err
+			}
+			if err := s.answers(ctx); err != nil {
+				return err
+			}
+		} else {
+			delete(known, name)
+			m.names += made
+		}
+		m.to = to
+		if _, err := db.moveKnown(ctx, s, &move, m); err != nil {
+			return err
+		}
+		if !m.found {
+			made++
+		}
+	}
+	return nil
+}
+
+// moveKnown moves an alias when all that the move depends on is known.
+func (db *DB) moveKnown(ctx context.Context, s session, move *api.AliasChange, m *moving) (now api.Alias, _ error) {
 	if err := m.check(ctx, s, move); err != nil {
 		return now, err
 	}
@@ -54,7 +97,7 @@ func (db *DB) moveAlias(ctx context.Context, s session, move *api.AliasChange, t
 		move.Tenant, move.Model, now.Name, now.Version, now.Moved, now.MovedBy, now.Moves); err != nil {
 		return now, err
 	}
-	if err = s.put(ctx, `INSERT INTO alias_moves (tenant, model, alias, seq, from_version, to_version, moved, moved_by, why)
+	if err := s.put(ctx, `INSERT INTO alias_moves (tenant, model, alias, seq, from_version, to_version, moved, moved_by, why)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		move.Tenant, move.Model, now.Name, now.Moves, old.Version, now.Version, now.Moved, now.MovedBy, clean(move.Why)); err != nil {
 		return now, err
@@ -93,22 +136,20 @@ type moving struct {
 	quota api.Quota
 }
 
-// askMove asks for it.
-func askMove(ctx context.Context, s session, move *api.AliasChange, to *api.Version) (*moving, error) {
-	m := &moving{}
-	if move.To != 0 {
-		m.to = to
-	}
-	if move.To != 0 && to == nil {
-		if err := s.ask(ctx, versionByNumber, []any{move.Tenant, move.Model, move.To}, func(scan func(...any) error) error {
-			v, err := scanVersion(scan)
-			m.to = &v
-			return err
-		}); err != nil {
+// askMoves asks for it for aliases of a model.
+func askMoves(ctx context.Context, s session, t api.TenantID, model api.ModelName, names []api.AliasName) (all map[api.AliasName]*moving, err error) {
+	all = make(map[api.AliasName]*moving, len(names))
+	for _, name := range names {
+		if all[name], err = askMove(ctx, s, t, model, name); err != nil {
 			return nil, err
 		}
 	}
-	alias := []any{move.Tenant, move.Model, move.Alias}
+	return all, nil
+}
+
+// askMove asks for it, but for the version.
+func askMove(ctx context.Context, s session, t api.TenantID, model api.ModelName, name api.AliasName) (*moving, error) {
+	m, alias := &moving{}, []any{t, model, name}
 	return m, s.ask(ctx, `SELECT g.names, g.tags, g.rule, g.quota, COALESCE(a.name, ''), COALESCE(a.version, 0), COALESCE(a.moved, 0),
 		COALESCE(a.moved_by, ''), COALESCE(a.moves, 0) FROM (SELECT
 		(SELECT COUNT(*) FROM aliases WHERE tenant = ? AND model = ?) AS names,

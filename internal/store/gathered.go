@@ -16,6 +16,7 @@ type gathered struct {
 	group  sums
 	job    sums                  // what the job that runs adds to them
 	silent map[api.TenantID]bool // tenants without a webhook that would be told of an event
+	free   map[api.TenantID]bool // tenants without a limit on what they hold
 }
 
 // sums are by tenant.
@@ -38,7 +39,7 @@ func (s sums) clear() {
 }
 
 func newGathered() *gathered {
-	return &gathered{group: newSums(), job: newSums(), silent: map[api.TenantID]bool{}}
+	return &gathered{group: newSums(), job: newSums(), silent: map[api.TenantID]bool{}, free: map[api.TenantID]bool{}}
 }
 
 // use counts what a tenant holds.
@@ -60,6 +61,7 @@ func (g *gathered) undo() {
 	g.terms.undo()
 	g.job.clear()
 	clear(g.silent) // it may have deleted the webhook that is there again
+	clear(g.free)
 }
 
 // keep ends the job.
@@ -80,6 +82,7 @@ func (g *gathered) end(committed bool) {
 	g.group.clear()
 	g.job.clear()
 	clear(g.silent)
+	clear(g.free)
 }
 
 // write writes the sums, and removes the oldest events of a tenant that has more than are kept.

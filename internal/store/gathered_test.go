@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/store"
 )
 
-var refused = errors.New("refused")
+var errRefused = errors.New("errRefused")
 
 func keepBlob(db *store.DB, n int) func(context.Context) error {
 	return func(ctx context.Context) error {
@@ -22,7 +23,7 @@ func keepBlob(db *store.DB, n int) func(context.Context) error {
 // fails changes something and then ends with an error, so that the group is run again.
 func fails(db *store.DB) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return db.Steps(ctx, refused, store.Step{Query: `INSERT INTO tenants (id, created) VALUES (?, 0)`, Args: []any{"other"}})
+		return db.Steps(ctx, errRefused, store.Step{Query: `INSERT INTO tenants (id, created) VALUES (?, 0)`, Args: []any{"other"}})
 	}
 }
 
@@ -53,7 +54,7 @@ func TestGroupCounts(t *testing.T) {
 					between = fails(db)
 				}
 				errs := db.Together(t.Context(), keepBlob(db, 1), between, keepBlob(db, 2), reserve, keepBlob(db, 3), reserve)
-				if failing && !errors.Is(errs[1], refused) {
+				if failing && !errors.Is(errs[1], errRefused) {
 					t.Errorf("the one that fails: %v", errs[1])
 				}
 				for _, i := range []int{0, 2, 3, 4} {
@@ -70,6 +71,68 @@ func TestGroupCounts(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestGroupReserves: rooms of one group are answered after all of them were written, and each as if it were alone.
+func TestGroupReserves(t *testing.T) {
+	for name, open := range map[string]func(testing.TB) *store.DB{"sqlite": openSQLite, "postgres": openPostgres} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t)
+			ctx := t.Context()
+			if err := errors.Join(db.PutTenant(ctx, api.Tenant{ID: "acme"}), keepBlob(db, 1)(ctx), keepBlob(db, 2)(ctx)); err != nil {
+				t.Fatal(err)
+			}
+			blob := func(n int) api.Digest { return api.Digest(fmt.Sprintf("sha256:%064x", n)) }
+			room := func(id string, tenant api.TenantID, blobs ...int) func(context.Context) error {
+				return func(ctx context.Context) error {
+					var all []api.Reservation
+					for _, n := range blobs {
+						all = append(all, api.Reservation{ID: id, Tenant: tenant, Blob: blob(n), Bytes: 10, Holder: "h", At: 1})
+					}
+					return db.Reserve(ctx, all...)
+				}
+			}
+			var taken map[api.Digest]int64
+			take := func(ctx context.Context) (err error) {
+				taken, err = db.TakeBlobs(ctx, api.Reservation{ID: "t", Tenant: "acme", Blob: blob(1), Holder: "h", At: 1},
+					api.Reservation{ID: "t", Tenant: "acme", Blob: blob(9), Holder: "h", At: 1})
+				return err
+			}
+			limit := func(ctx context.Context) error {
+				_, err := db.SetQuota(ctx, "acme", api.QuotaRequest{Blobs: 6}, -1, "admin", 1)
+				return err
+			}
+			sweep := func(id string) error {
+				return db.Steps(ctx, nil, store.Step{Query: `INSERT INTO dead_blobs (blob, size, since, sweep) VALUES (?, 10, 0, ?)`, Args: []any{string(blob(8)), id}})
+			}
+			if err := sweep("run"); err != nil {
+				t.Fatal(err)
+			}
+			errs := db.Together(ctx, room("a", "acme", 2, 3), room("b", "acme", 3, 3, 4), take, room("c", "nobody", 5), room("d", "acme", 8), limit,
+				room("e", "acme", 5), room("f", "acme", 6))
+			for i, err := range errs {
+				var want error
+				switch i {
+				case 3:
+					want = errors.New("no such tenant")
+				case 4:
+					want = errors.New("being deleted")
+				case 7:
+					want = errors.New("over the tenant's quota")
+				}
+				if (err != nil) != (want != nil) || err != nil && !strings.Contains(err.Error(), want.Error()) {
+					t.Errorf("write %d: %v, want %v", i, err, want)
+				}
+			}
+			if len(taken) != 1 || taken[blob(1)] != 10 {
+				t.Errorf("taken are %v", taken)
+			}
+			q, err := db.Quota(ctx, "acme")
+			if err != nil || q.Used.ReservedBlobs != 4 || q.Used.ReservedBytes != 40 { // 3 twice, 4 and 5; what is held takes no room
+				t.Errorf("%+v, %v", q.Used, err)
+			}
+		})
 	}
 }
 

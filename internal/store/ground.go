@@ -130,6 +130,21 @@ func (g *ground) check(ctx context.Context, s session) error {
 	return nil
 }
 
+// roomFor refuses rooms that would take the tenant over its quota, and remembers one that has no such limit.
+func (g *ground) roomFor(ctx context.Context, s session, room []api.Reservation) error {
+	if g.quota.Bytes == 0 && g.quota.Blobs == 0 {
+		s.gathered.free[g.tenant] = true
+		return nil
+	}
+	var bytes, blobs int64
+	for _, r := range lastOfEach(room) {
+		if !g.held[r.Blob] {
+			bytes, blobs = bytes+r.Bytes, blobs+1
+		}
+	}
+	return roomFor(ctx, s, g.quota, room[0], g.blobs, bytes, blobs)
+}
+
 // touch keeps the blobs that are held for another grace.
 func (g *ground) touch(ctx context.Context, s session) error {
 	for some := range slices.Chunk(g.stale, indexRowsMax) {

@@ -35,7 +35,7 @@ func (db *DB) PutManifest(ctx context.Context, push api.ManifestPush) (_ api.Ver
 		if err := putLinks(ctx, s, &push, o.version.Ref()); err != nil {
 			return o, err
 		}
-		return o, db.putTags(ctx, s, push, &o.version)
+		return o, db.putTags(ctx, s, push, &o.version, asked.moves)
 	})
 	return o.version, o.created, err
 }
@@ -46,6 +46,7 @@ type asked struct {
 	links, blobs []api.RepositoryBlob
 	ground       *ground
 	version      *coming
+	moves        map[api.AliasName]*moving
 }
 
 // askPush asks for it, and refuses a push that may not be kept.
@@ -64,6 +65,9 @@ func askPush(ctx context.Context, s session, push *api.ManifestPush) (*asked, er
 	}
 	if push.Version != nil {
 		if a.version, err = askCommit(ctx, s, push.Version); err != nil {
+			return nil, err
+		}
+		if a.moves, err = askMoves(ctx, s, push.Tenant, push.Version.Model, push.Aliases); err != nil {
 			return nil, err
 		}
 	}
@@ -166,13 +170,11 @@ func mover(push *api.ManifestPush) *api.Principal {
 	return &api.Principal{Name: push.PushedBy}
 }
 
-func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, version *api.Version) error {
+func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, version *api.Version, moves map[api.AliasName]*moving) error {
 	model := api.ModelName(push.Name)
-	for _, name := range push.Aliases {
-		move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: name, To: version.Number, Moves: -1, By: mover(&push), Why: push.Why, At: push.Pushed}
-		if _, err := db.moveAlias(ctx, s, &move, version); err != nil {
-			return err
-		}
+	move := api.AliasChange{Tenant: push.Tenant, Model: model, To: version.Number, Moves: -1, By: mover(&push), Why: push.Why, At: push.Pushed}
+	if err := db.moveAliases(ctx, s, move, push.Aliases, version, moves); err != nil {
+		return err
 	}
 	for _, tag := range push.Tags {
 		if !slices.Contains(push.Aliases, api.AliasName(tag)) {
@@ -182,7 +184,7 @@ func (db *DB) putTags(ctx context.Context, s session, push api.ManifestPush, ver
 			}
 			if old.Version != 0 {
 				move := api.AliasChange{Tenant: push.Tenant, Model: model, Alias: old.Name, Moves: -1, By: mover(&push), Why: "the tag was pushed for another manifest", At: push.Pushed}
-				if _, err := db.moveAlias(ctx, s, &move, nil); err != nil {
+				if _, err := db.moveAlias(ctx, s, &move); err != nil {
 					return err
 				}
 			}
@@ -340,7 +342,7 @@ func (db *DB) DeleteTag(ctx context.Context, repo api.Repository, tag string, by
 		case err != nil:
 			return err
 		case old.Version != 0:
-			_, err = db.moveAlias(ctx, s, &move, nil)
+			_, err = db.moveAlias(ctx, s, &move)
 			return err
 		case n == 0:
 			return noManifest(repo, tag)

@@ -154,6 +154,7 @@ func (db *DB) SetQuota(ctx context.Context, t api.TenantID, q api.QuotaRequest, 
 		if ifGeneration >= 0 && ifGeneration != generation {
 			return api.Quota{}, api.Fail(api.CodeStale, string(t), "the quota is at generation %d, not %d", generation, ifGeneration)
 		}
+		delete(s.gathered.free, t)
 		if err := s.put(ctx, `INSERT INTO quotas (tenant, doc, generation) VALUES (?, ?, 1)
 			ON CONFLICT (tenant) DO UPDATE SET doc = excluded.doc, generation = quotas.generation + 1`, t, doc); err != nil {
 			return api.Quota{}, err

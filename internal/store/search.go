@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/penstock/penstock/api"
 )
@@ -34,7 +35,7 @@ func (db *DB) Search(ctx context.Context, q api.Search) ([]api.Found, error) {
 		if q.Where, err = spellOut(ctx, s, q.Tenant, q.Where); err != nil {
 			return nil, err
 		}
-		first, err := chooseFirst(ctx, s, q.Tenant, &q.Where)
+		first, err := chooseFirst(ctx, s, &db.many, q.Tenant, &q.Where)
 		if err != nil {
 			return nil, err
 		}
@@ -107,12 +108,12 @@ type first struct {
 }
 
 // chooseFirst looks for conditions with few entries, by counting each up to fewMax.
-func chooseFirst(ctx context.Context, s session, t api.TenantID, c *api.Condition) (*first, error) {
+func chooseFirst(ctx context.Context, s session, known *many, t api.TenantID, c *api.Condition) (*first, error) {
 	switch c.Op {
 	case "", api.OpNot:
 		return nil, nil
 	case api.OpAnd:
-		best, err := narrowest(ctx, s, t, c)
+		best, err := narrowest(ctx, s, known, t, c)
 		if err != nil {
 			return nil, err
 		}
@@ -120,7 +121,7 @@ func chooseFirst(ctx context.Context, s session, t api.TenantID, c *api.Conditio
 			if best != nil && best.count < fewMax/10 {
 				break
 			}
-			one, err := chooseFirst(ctx, s, t, &c.Parts[i])
+			one, err := chooseFirst(ctx, s, known, t, &c.Parts[i])
 			if err != nil {
 				return nil, err
 			}
@@ -132,7 +133,7 @@ func chooseFirst(ctx context.Context, s session, t api.TenantID, c *api.Conditio
 	case api.OpOr:
 		all := &first{}
 		for i := range c.Parts {
-			one, err := chooseFirst(ctx, s, t, &c.Parts[i])
+			one, err := chooseFirst(ctx, s, known, t, &c.Parts[i])
 			if err != nil || one == nil {
 				return nil, err
 			}
@@ -143,7 +144,7 @@ func chooseFirst(ctx context.Context, s session, t api.TenantID, c *api.Conditio
 		}
 		return all, nil
 	}
-	one, err := countEntries(ctx, s, t, c)
+	one, err := countEntries(ctx, s, known, t, c)
 	if err != nil || one.count > fewMax && !ordered(c) {
 		return nil, err
 	}
@@ -151,20 +152,68 @@ func chooseFirst(ctx context.Context, s session, t api.TenantID, c *api.Conditio
 }
 
 // countEntries counts the entries of a comparison, or of several bounds on one field, up to fewMax.
-func countEntries(ctx context.Context, s session, t api.TenantID, c *api.Condition) (*first, error) {
+func countEntries(ctx context.Context, s session, known *many, t api.TenantID, c *api.Condition) (*first, error) {
 	var b statement
 	b.add(`SELECT COUNT(*) FROM (`)
 	if err := b.entries(t, c); err != nil {
 		return nil, err
 	}
 	b.add(` LIMIT ?) few`, fewMax+1)
-	one := &first{parts: []*api.Condition{c}}
+	one := &first{parts: []*api.Condition{c}, count: fewMax + 1}
+	key := fmt.Sprint(b.String(), b.args)
+	if known.has(key) {
+		return one, nil
+	}
 	_, err := s.one(ctx, b.String(), b.args, &one.count)
+	if err == nil && one.count > fewMax {
+		known.add(key)
+	}
 	return one, err
 }
 
+// The limits of what is remembered of conditions with many entries.
+const (
+	manyMax  = 1024 // conditions; then it begins anew
+	manyUses = 256  // uses before one is counted again
+	manyText = 1024 // bytes of one; a longer one is counted each time
+)
+
+// many remembers conditions that had more than fewMax entries: those hardly ever become few, and only the way of a search depends on
+// it, not what it finds. It may be used from many goroutines.
+type many struct {
+	mu   sync.Mutex
+	uses map[string]int // left
+}
+
+func (m *many) has(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left, known := m.uses[key]
+	switch {
+	case !known:
+	case left == 0:
+		delete(m.uses, key)
+		return false
+	default:
+		m.uses[key] = left - 1
+	}
+	return known
+}
+
+func (m *many) add(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(key) > manyText {
+		return
+	}
+	if m.uses == nil || len(m.uses) >= manyMax {
+		m.uses = make(map[string]int)
+	}
+	m.uses[key] = manyUses
+}
+
 // narrowest takes the bounds on one field together: of a span, each end alone has many.
-func narrowest(ctx context.Context, s session, t api.TenantID, c *api.Condition) (best *first, _ error) {
+func narrowest(ctx context.Context, s session, known *many, t api.TenantID, c *api.Condition) (best *first, _ error) {
 	bounds := map[string][]api.Condition{}
 	for _, part := range c.Parts {
 		if len(part.Amounts) == 1 {
@@ -175,7 +224,7 @@ func narrowest(ctx context.Context, s session, t api.TenantID, c *api.Condition)
 		if len(parts) < 2 {
 			continue
 		}
-		one, err := countEntries(ctx, s, t, &api.Condition{Op: api.OpAnd, Field: field, Parts: parts})
+		one, err := countEntries(ctx, s, known, t, &api.Condition{Op: api.OpAnd, Field: field, Parts: parts})
 		if err != nil {
 			return nil, err
 		}
@@ -294,7 +343,7 @@ func (b *statement) where(entry string, c *api.Condition, skip []*api.Condition)
 	case c.Op == api.OpIs || c.Op == api.OpIn:
 		// The entries of one word stand close together in this index, and far apart in the table: SQLite would read a page for
 		// each that is asked about.
-		b.add(`EXISTS (SELECT 1 FROM catalogue_words w INDEXED BY catalogue_by_word WHERE w.entry = `+entry+` AND w.tenant = ? AND w.field = ? AND `, b.tenant, c.Field)
+		b.add(`EXISTS (SELECT 1 FROM catalogue_words w INDEXED BY catalogue_by_word WHERE w.entry = `+entry+` AND w.tenant/*PLAIN*/ = ? AND w.field = ? AND `, b.tenant, c.Field)
 	default:
 		b.add(`EXISTS (SELECT 1 FROM catalogue_words w WHERE w.entry = `+entry+` AND w.field = ? AND `, c.Field)
 	}
@@ -381,7 +430,11 @@ func (b *statement) walk(q *api.Search, w *walk, word string) error {
 	}
 	b.add(`SELECT o.entry AS entry, ` + w.word + ` AS word, ` + w.amount + ` AS amount FROM `)
 	if w.few != nil {
-		if err := b.few(w.few); err != nil {
+		sorted := ""
+		if w.value == "" {
+			sorted = "/*SORTED " + strings.TrimPrefix(w.order, "o.entry ") + "*/"
+		}
+		if err := b.few(w.few, sorted); err != nil {
 			return err
 		}
 		if w.value == "" {
@@ -427,7 +480,7 @@ func (b *statement) after(q *api.Search, than string) {
 }
 
 // few selects the entries that the first condition has, once each.
-func (b *statement) few(first *first) error {
+func (b *statement) few(first *first, sorted string) error {
 	b.add(`(`)
 	for i, part := range first.parts {
 		if i > 0 {
@@ -442,7 +495,7 @@ func (b *statement) few(first *first) error {
 	if len(first.parts) == 1 && !once(first.parts[0]) {
 		b.add(` GROUP BY entry`) // once each, as UNION gives them
 	}
-	b.add(`/*EACH*/)`)
+	b.add(sorted + `/*EACH*/)`)
 	return nil
 }
 

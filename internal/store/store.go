@@ -67,6 +67,7 @@ type DB struct {
 	timeout time.Duration
 	kept    int64 // events per tenant
 	outbox  int64 // deliveries that wait, per webhook
+	many    many
 	close   sync.Once
 }
 

@@ -48,7 +48,7 @@ func (db *DB) DeleteModel(ctx context.Context, t api.TenantID, m api.ModelName, 
 			for _, a := range names {
 				// A rule that protects an alias holds here too: who may not delete the alias may not delete the model below it.
 				move := api.AliasChange{Tenant: t, Model: m, Alias: a, Moves: -1, By: d.Actor(), Why: "the model was deleted", At: d.At}
-				if _, err := db.moveAlias(ctx, s, &move, nil); err != nil {
+				if _, err := db.moveAlias(ctx, s, &move); err != nil {
 					return err
 				}
 			}

@@ -36,13 +36,8 @@ func (db *DB) CommitVersion(ctx context.Context, v api.Version, aliases []api.Al
 		if o.version, o.created, err = db.commitVersion(ctx, s, v, asked, g, aliases); err != nil {
 			return o, err
 		}
-		for _, name := range aliases {
-			move := api.AliasChange{Tenant: v.Tenant, Model: v.Model, Alias: name, To: o.version.Number, Moves: -1, By: &api.Principal{Name: v.CreatedBy}, Why: why, At: v.Created}
-			if _, err := db.moveAlias(ctx, s, &move, &o.version); err != nil {
-				return o, err
-			}
-		}
-		return o, nil
+		move := api.AliasChange{Tenant: v.Tenant, Model: v.Model, To: o.version.Number, Moves: -1, By: &api.Principal{Name: v.CreatedBy}, Why: why, At: v.Created}
+		return o, db.moveAliases(ctx, s, move, aliases, &o.version, nil)
 	})
 	return o.version, o.created, err
 }

@@ -86,6 +86,21 @@ func change(ctx context.Context, db *DB, act string, run func(context.Context, s
 	return err
 }
 
+// writeLater is write for a function that has no use for the answers to what it asked: finish is called when they are there, which
+// may be after other functions of the group. Finish may use the session, and must not rely on what those left as it was.
+func writeLater[T any](ctx context.Context, db *DB, act string, run func(context.Context, session) (finish func(context.Context, session) (T, error), _ error)) (T, error) {
+	return submit(ctx, db, act, db.timeout, &job{run: func(ctx context.Context, s session) (any, error) {
+		finish, err := run(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		return later(func(ctx context.Context, s session) (any, error) { return finish(ctx, s) }), nil
+	}}, func(value any) T { return value.(T) })
+}
+
+// later is the value of a job whose finish is still to be called.
+type later func(context.Context, session) (any, error)
+
 func submit[T any](ctx context.Context, db *DB, act string, limit time.Duration, j *job, as func(any) T) (none T, _ error) {
 	j.done, j.act = make(chan struct{}), act
 	bounded, cancel := context.WithTimeout(ctx, limit)
@@ -191,7 +206,7 @@ func (w *writer) group(first *job) {
 	sess := session{conn, w.db.rebind, conn.pipe, w.shared, new(bool)}
 	taken, late, err := w.runAll(ctx, sess, first)
 	if err == nil {
-		err = w.settle(ctx, sess)
+		err = w.settle(ctx, sess, taken)
 	}
 	if errors.Is(err, errAgain) {
 		err = w.runAgain(ctx, sess, taken, err)
@@ -269,6 +284,24 @@ func (w *writer) runAll(ctx context.Context, s session, first *job) (taken []*jo
 	return taken, nil, nil
 }
 
+// finishAll finishes the jobs that waited for answers.
+func finishAll(ctx context.Context, s session, jobs []*job) error {
+	for _, j := range jobs {
+		if err := j.end(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end finishes a job that waited for answers, which are there.
+func (j *job) end(ctx context.Context, s session) (err error) {
+	if finish, waits := j.value.(later); waits && j.err == nil {
+		j.value, err = finish(ctx, s)
+	}
+	return err
+}
+
 // next is a job that waits, or nil. It lets the others run a few times before it says so.
 func (w *writer) next() *job {
 	for range groupWait {
@@ -303,9 +336,15 @@ func (w *writer) runOne(ctx context.Context, s session, j *job) error {
 }
 
 // settle writes what was gathered, and waits for the statements that were put; of one that fails nobody knows whose it is, if
-// there are no savepoints.
-func (w *writer) settle(ctx context.Context, s session) error {
+// there are no savepoints. Then it finishes the jobs.
+func (w *writer) settle(ctx context.Context, s session, jobs []*job) error {
 	err := s.gathered.write(ctx, s, w.db.kept)
+	if err == nil {
+		err = finishAll(ctx, s, jobs)
+	}
+	if err == nil {
+		err = s.answers(ctx)
+	}
 	if err != nil && w.careful == 0 {
 		return fmt.Errorf("%w: %w", errAgain, err)
 	}
@@ -331,7 +370,7 @@ func (w *writer) runAgain(ctx context.Context, s session, jobs []*job, why error
 			return err
 		}
 	}
-	return w.settle(ctx, s)
+	return w.settle(ctx, s, jobs)
 }
 
 // runMarked runs a job inside a savepoint.
@@ -340,6 +379,12 @@ func (w *writer) runMarked(ctx context.Context, s session, j *job) error {
 		return fmt.Errorf("savepoint: %w", err)
 	}
 	if j.value, j.err = j.run(ctx, s); j.err == nil {
+		j.err = s.answers(ctx)
+	}
+	if j.err == nil {
+		j.err = j.end(ctx, s)
+	}
+	if j.err == nil {
 		j.err = s.keep(ctx)
 	}
 	if j.err == nil {
