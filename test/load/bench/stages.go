@@ -22,7 +22,7 @@ import (
 )
 
 // stageLimit bounds a stage, whatever its flags say.
-const stageLimit = 5 * time.Minute
+const stageLimit = 10 * time.Minute
 
 // stageOptions are the flags of `bench stage NAME`.
 type stageOptions struct {
@@ -81,7 +81,7 @@ func runStage(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, stageLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, stageLimit, fmt.Errorf("it took longer than %v (give fewer -passes, shorter -seconds, or a part by -only)", stageLimit))
 	defer cancel()
 	dir, err := os.MkdirTemp("", "penstock-bench-")
 	if err != nil {
@@ -97,6 +97,9 @@ func runStage(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	b.report.Runtime = b.runtime.Version()
 	if err := stages[args[0]](ctx, b); err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(context.Cause(ctx), err)
+		}
 		return b.explain(fmt.Errorf("stage %s: %w", args[0], err))
 	}
 	b.report.Machine.LoadAfter = loadAverage()
