@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/metrics"
 	"strings"
 	"testing"
@@ -124,6 +125,8 @@ func hostile() map[string]lie {
 		"an array of 2^40":      {begin(3, 0, 1).text("a").u32(array).u32(u8).u64(1 << 40).data(64), "over the limit"},
 		"an array past the end": {begin(3, 0, 1).text("a").u32(array).u32(u8).u64(1 << 20).data(64), "are left for them"},
 		"arrays in arrays":      {begin(3, 0, 1).text("a").u32(array).u32(array).u64(1).data(64), "array of arrays"},
+		"arrays 1000 deep":      {nested(1000), "array of arrays"},
+		"a token of 2^64-1":     {begin(3, 0, 1).text("tokenizer.ggml.tokens").u32(array).u32(text).u64(1).u64(1<<64 - 1).data(64), "over the limit"},
 		"an unknown value":      {begin(3, 0, 1).text("a").u32(13).u64(1).data(64), "unknown"},
 		"an unknown element":    {begin(3, 0, 1).text("a").u32(array).u32(77).u64(1).data(64), "unknown"},
 		"a bool of 2":           {append(begin(3, 0, 1).text("a").u32(boolean).b, 2), "neither true nor false"},
@@ -159,10 +162,12 @@ func hostile() map[string]lie {
 		"half a block":            {one().tensor("a", 8, 0, 33).data(64), "no multiple"},
 		"a name twice":            {begin(3, 2, 1).string(arch, "llama").tensor("a", 0, 0, 8).tensor("a", 0, 32, 8).data(64), "stands twice"},
 		"a name of a megabyte":    {one().tensor(strings.Repeat("a", 1<<20), 0, 0, 8).data(32), "over the limit"},
+		"a name of 2^64-1":        {one().u64(1<<64 - 1).data(64), "over the limit"},
 		"no name":                 {one().tensor("", 0, 0, 8).data(32), "no name"},
 		// 85
 		"scores without tokens":     {llama(1).floats("tokenizer.ggml.scores", 3).b, "0 tokens and 3"},
 		"fewer scores":              {llama(2).texts("tokenizer.ggml.tokens", 4).floats("tokenizer.ggml.scores", 3).b, "4 tokens and 3"},
+		"fewer types":               {llama(2).texts("tokenizer.ggml.tokens", 4).text("tokenizer.ggml.token_type").u32(array).u32(i32).u64(3).data(12), "4 tokens and 3 of token_type"},
 		"a token outside":           {llama(2).texts("tokenizer.ggml.tokens", 4).number("tokenizer.ggml.bos_token_id", 4).b, "there are 4 tokens"},
 		"10 million merges":         {llama(1).text("tokenizer.ggml.merges").u32(array).u32(text).u64(10_000_000).data(64), "are left for them"},
 		"a template that escapes":   {llama(1).string("tokenizer.chat_template", "{{ ''.__class__.__mro__ }}").b, "code of their own"},
@@ -170,19 +175,61 @@ func hostile() map[string]lie {
 		"a path as architecture":    {begin(3, 0, 1).string(arch, "../llama").b, "no name"},
 		"no architecture":           {begin(3, 0, 1).string("general.name", "x").b, "names no"},
 		// 86
-		"10^9 blocks":           {llama(1).number("llama.block_count", 1e9).b, "block_count is"},
-		"no head":               {llama(1).number("llama.attention.head_count", 0).b, "head_count is 0"},
-		"no head in any layer":  {llama(1).text("llama.attention.head_count").u32(array).u32(u32).u64(2).u64(0).b, "by layer"},
-		"a context of 2^31":     {llama(1).number("llama.context_length", 1<<31).b, "context_length is"},
-		"a negative context":    {llama(1).text("llama.context_length").u32(i32).u32(1<<32 - 1).b, "context_length is -1"},
-		"a context of 2^64-1":   {llama(1).text("llama.context_length").u32(u64).u64(1<<64 - 1).b, "context_length is"},
-		"a fraction of blocks":  {llama(1).text("llama.block_count").u32(f32).u32(0x40000000).b, "block_count is"},
-		"a rotation too large":  {llama(3).number("llama.embedding_length", 64).number("llama.attention.head_count", 4).number("llama.rope.dimension_count", 17).b, "a head 16"},
-		"heads over embedding":  {llama(2).number("llama.embedding_length", 2).number("llama.attention.head_count", 4).b, "share an embedding"},
-		"uneven keys":           {llama(2).number("llama.attention.head_count", 4).number("llama.attention.head_count_kv", 3).b, "evenly"},
-		"more experts than are": {llama(2).number("llama.expert_count", 2).number("llama.expert_used_count", 3).b, "3 experts"},
+		"10^9 blocks":            {llama(1).number("llama.block_count", 1e9).b, "block_count is"},
+		"no head":                {llama(1).number("llama.attention.head_count", 0).b, "head_count is 0"},
+		"no head in any layer":   {llama(1).text("llama.attention.head_count").u32(array).u32(u32).u64(2).u64(0).b, "by layer"},
+		"a context of 2^31":      {llama(1).number("llama.context_length", 1<<31).b, "context_length is"},
+		"a negative context":     {llama(1).text("llama.context_length").u32(i32).u32(1<<32 - 1).b, "context_length is -1"},
+		"a context of 2^64-1":    {llama(1).text("llama.context_length").u32(u64).u64(1<<64 - 1).b, "context_length is"},
+		"a fraction of blocks":   {llama(1).text("llama.block_count").u32(f32).u32(0x40000000).b, "block_count is"},
+		"a rotation too large":   {llama(3).number("llama.embedding_length", 64).number("llama.attention.head_count", 4).number("llama.rope.dimension_count", 17).b, "a head 16"},
+		"a rotation over a head": {llama(2).number("llama.attention.key_length", 16).number("llama.rope.dimension_count", 17).b, "a head 16"},
+		"heads over embedding":   {llama(2).number("llama.embedding_length", 2).number("llama.attention.head_count", 4).b, "share an embedding"},
+		"uneven keys":            {llama(2).number("llama.attention.head_count", 4).number("llama.attention.head_count_kv", 3).b, "evenly"},
+		"more experts than are":  {llama(2).number("llama.expert_count", 2).number("llama.expert_used_count", 3).b, "3 experts"},
 	}
 	return cases
+}
+
+// nested is an array in an array, and so on, each of one element.
+func nested(depth int) []byte {
+	f := begin(3, 0, 1).text("a").u32(array)
+	for range depth {
+		f.u32(array).u64(1)
+	}
+	return f.u32(u8).u64(1).data(64)
+}
+
+// hollow is a file with so many zeros behind its beginning, which exist only by arithmetic.
+type hollow struct {
+	head  []byte
+	zeros int64
+}
+
+func (h hollow) size() int64 { return int64(len(h.head)) + h.zeros }
+
+func (h hollow) ReadAt(b []byte, at int64) (int, error) {
+	n := int(max(0, min(int64(len(b)), h.size()-at)))
+	clear(b[:n])
+	copy(b[:n], h.head[min(at, int64(len(h.head))):])
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Merges that are all there, each an empty text, are still too many.
+func TestReadRefusesManyMerges(t *testing.T) {
+	for n, want := range map[uint64]string{8 << 20: "", 10_000_000: "10000000 merges, over the limit of 8388608", 20_000_000: "over the limit of 16777216"} {
+		file := hollow{begin(3, 0, 2).string(arch, "llama").text("tokenizer.ggml.merges").u32(array).u32(text).u64(n).b, int64(8 * n)}
+		m, err := gguf.Read(file, file.size(), gguf.Limits{})
+		if want == "" && (err != nil || m.Tokenizer.Merges != int64(n)) {
+			t.Errorf("%d merges: %v", n, err)
+		}
+		if refusal := (*gguf.Refusal)(nil); want != "" && (!errors.As(err, &refusal) || !strings.Contains(refusal.Error(), want)) {
+			t.Errorf("%d merges: %v; want %q", n, err, want)
+		}
+	}
 }
 
 func TestReadRefuses(t *testing.T) {

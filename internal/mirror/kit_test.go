@@ -75,6 +75,7 @@ func TestImportKits(t *testing.T) {
 		"a path that leads out":       {kit, kitLayer, archive(t, file("../../model.onnx")), "", api.CodeBadName, "'.' or '..'"},
 		"an absolute path":            {pack, packLayer, archive(t, file("/etc/model.onnx")), "", api.CodeBadName, "absolute"},
 		"a link":                      {kit, kitLayer, archive(t, tar.Header{Typeflag: tar.TypeSymlink, Name: "model.onnx", Linkname: "/etc/passwd"}), "", api.CodeFormatRefused, "no plain file"},
+		"a hard link":                 {kit, kitLayer, archive(t, tar.Header{Typeflag: tar.TypeLink, Name: "model.onnx", Linkname: "/etc/passwd"}), "", api.CodeFormatRefused, "no plain file"},
 		"a device":                    {kit, kitLayer, archive(t, tar.Header{Typeflag: tar.TypeChar, Name: "model.onnx"}), "", api.CodeFormatRefused, "no plain file"},
 		"the same file twice":         {kit, kitLayer, archive(t, file("model.onnx"), file("MODEL.onnx")), "", api.CodeBadName, "differ only in case"},
 		"no archive":                  {kit, kitLayer, []byte(content(4096, "text ")), "", api.CodeFormatRefused, "not the archive that its type says"},

@@ -114,6 +114,7 @@ func hostileFiles() []hostile {
 		}()))), onnx.RuleLimit, "TypeDepth"},
 		{"name of 5000 bytes", modelOf(plain(input(strings.Repeat("n", 5000), floats()))), onnx.RuleLimit, "NameBytes"},
 		{"200,001 nodes", modelOf(plain(bytes.Repeat(node("A", nil, nil), 200_001))), onnx.RuleLimit, "Nodes"},
+		{"1,000,000 nodes", modelOf(plain(bytes.Repeat(node("A", nil, nil), 1_000_000))), onnx.RuleLimit, "Nodes"},
 		{"1,000,000 initializers", modelOf(plain(bytes.Repeat(msg{}.sub(5, msg{}), 1_000_000))), onnx.RuleLimit, "Initializers"},
 		{"5000 inputs", modelOf(plain(bytes.Repeat(msg{}.sub(11, msg{}), 5000))), onnx.RuleLimit, "Values"},
 		{"5000 outputs", modelOf(plain(bytes.Repeat(msg{}.sub(12, msg{}), 5000))), onnx.RuleLimit, "Values"},
@@ -127,6 +128,7 @@ func hostileFiles() []hostile {
 		// functions
 		{"function defined twice", modelOf(plain(), function("f", "A"), function("f", "A")), onnx.RuleFunction, ""},
 		{"function without a name", modelOf(plain(), msg{}.sub(25, msg{}.str(10, "f"))), onnx.RuleFunction, ""},
+		{"function with an input twice", modelOf(plain(), msg{}.sub(25, msg{}.str(1, "A").str(10, "f").str(4, "a").str(4, "a"))), onnx.RuleFunction, ""},
 		{"function without its output", modelOf(plain(), function("f", "A")), onnx.RuleFunction, ""},
 		{"function calls itself", modelOf(plain(), function("f", "A", calling("A", "a", "b"))), onnx.RuleFunction, ""},
 		{"functions in a circle", modelOf(plain(), function("f", "A", calling("B", "a", "b")), function("f", "B", calling("C", "a", "b")), function("f", "C", calling("A", "a", "b"))), onnx.RuleFunction, ""},
@@ -194,8 +196,10 @@ func hostileFiles() []hostile {
 		scattered = join(scattered, external(fmt.Sprint("w", i), "location", fmt.Sprint(i)))
 	}
 	files = append(files, hostile{"5000 external files", modelOf(plain(scattered)), onnx.RuleLimit, "ExternalFiles"})
-	for place, file := range hiddenTensors(tensorOf("w", 1, []int64{2}, entries("location", "../w.bin"))) {
-		files = append(files, hostile{"location .. in " + place, file, onnx.RuleExternal, ""})
+	for _, location := range []string{"../w.bin", "../../../etc/passwd", "a/../../b", "/etc/passwd", `C:\w.bin`, "https://host/w.bin"} {
+		for place, file := range hiddenTensors(tensorOf("w", 1, []int64{2}, entries("location", location))) {
+			files = append(files, hostile{fmt.Sprintf("location %q in %s", location, place), file, onnx.RuleExternal, ""})
+		}
 	}
 	for place, file := range hiddenTensors(tensorOf("w", 1, []int64{2}, raw(7))) {
 		files = append(files, hostile{"raw data short in " + place, file, onnx.RuleTensor, ""})
@@ -299,6 +303,14 @@ func TestReadFindsEveryExternalTensor(t *testing.T) {
 		if files := model.ExternalFiles(); len(files) != 1 || files[0] != "a/w.bin" {
 			t.Errorf("%s: external files %v", place, files)
 		}
+		if err := model.CheckFiles(map[string]int64{"a/w.bin": 16}); err != nil {
+			t.Errorf("%s: with its file: %v", place, err)
+		}
+		for _, siblings := range []map[string]int64{nil, {"w.bin": 16}, {"a/w.bin": 15}} {
+			if err := model.CheckFiles(siblings); err == nil {
+				t.Errorf("%s: taken with %v beside it", place, siblings)
+			}
+		}
 	}
 }
 
@@ -306,6 +318,7 @@ func TestCheckFiles(t *testing.T) {
 	file := modelOf(plain(
 		external("w", "location", "w.bin"),
 		external("v", "location", "w.bin", "offset", "8", "length", "8"),
+		external("both", "location", "w.bin", "offset", "4", "length", "8"),
 		external("far", "location", "far.bin", "offset", "9223372036854775807")))
 	model, err := onnx.Read(bytes.NewReader(file), int64(len(file)), onnx.Limits{})
 	if err != nil {
@@ -328,7 +341,8 @@ func TestCheckFiles(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
-	model.External = model.External[:2]
+	// Tensors that overlap are taken: models tie weights so, and each lies inside the file.
+	model.External = model.External[:3]
 	if err := model.CheckFiles(map[string]int64{"w.bin": 16, "unused.bin": 3}); err != nil {
 		t.Errorf("the right file: %v", err)
 	}
