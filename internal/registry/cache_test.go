@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -179,6 +180,36 @@ func TestMaterializeRefusesDamage(t *testing.T) {
 		if entries, err := os.ReadDir(filepath.Join(b.dir, "cache")); err != nil || len(entries) != 0 {
 			t.Errorf("%d things in the cache, %v", len(entries), err)
 		}
+	}
+}
+
+// TestSwappedDataIsAnother: a model's external data has no checksum that anybody must write, so the version's digest stands for
+// it too. Other data of the same length are another version, and are not taken for the first one's.
+func TestSwappedDataIsAnother(t *testing.T) {
+	b := setUp(t, nil)
+	model := net{external: "w.bin"}.onnx()
+	swapped := []byte(weights())
+	swapped[0] ^= 1
+	v := b.mustPush(t, alice, "digits", map[string]string{"m.onnx": model, "w.bin": weights()})
+	w := b.mustPush(t, alice, "digits", map[string]string{"m.onnx": model, "w.bin": string(swapped)})
+	if v.Digest == w.Digest || w.Number != 2 {
+		t.Errorf("%s is %s with other data", w.Ref(), v.Digest)
+	}
+	at := slices.IndexFunc(v.Artifacts, func(a api.Artifact) bool { return a.Role == api.RoleData })
+	path, err := b.blobs.Path(t.Context(), v.Artifacts[at].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, swapped, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.Materialize(t.Context(), v.Digest)
+	wantCode(t, "swapped data", err, api.CodeStorage)
+	if _, err := b.Materialize(t.Context(), w.Digest); err != nil {
+		t.Errorf("the version that has such data: %v", err)
 	}
 }
 

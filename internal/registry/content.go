@@ -117,13 +117,14 @@ func isZlib(file io.ReaderAt, head []byte, size int64) bool {
 	return err == nil || errors.Is(err, io.EOF)
 }
 
-// endsAsZip finds the record that ends a zip archive. Zip readers begin at the end of a file, so one may be both.
+// endsAsZip finds the record that ends a zip archive. Zip readers begin at the end of a file, so one may be both. They find
+// the archive's directory by its length, by its place, or by what zip64 writes before the record: one of these is enough.
 func endsAsZip(file io.ReaderAt, size int64) (bool, error) {
-	const record, comment, entry = 22, 1<<16 - 1, "PK\x01\x02"
+	const record, locator, comment, entry = 22, 20, 1<<16 - 1, "PK\x01\x02"
 	if size < record {
 		return false, nil
 	}
-	tail := make([]byte, min(size, record+comment))
+	tail := make([]byte, min(size, locator+record+comment))
 	from := size - int64(len(tail))
 	if _, err := file.ReadAt(tail, from); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
@@ -133,14 +134,18 @@ func endsAsZip(file io.ReaderAt, size int64) (bool, error) {
 		if string(r[:4]) != "PK\x05\x06" || record+int(binary.LittleEndian.Uint16(r[20:])) > len(r) {
 			continue
 		}
-		length := int64(binary.LittleEndian.Uint32(r[12:]))
-		start := from + int64(i) - length
-		var mark [4]byte
-		if length == 0 || start < 0 {
-			continue
-		}
-		if _, err := file.ReadAt(mark[:], start); err == nil && string(mark[:]) == entry {
+		if i >= locator && string(tail[i-locator:i-locator+4]) == "PK\x06\x07" {
 			return true, nil
+		}
+		length, place := int64(binary.LittleEndian.Uint32(r[12:])), int64(binary.LittleEndian.Uint32(r[16:]))
+		for _, start := range []int64{from + int64(i) - length, place} {
+			var mark [4]byte
+			if start < 0 {
+				continue
+			}
+			if _, err := file.ReadAt(mark[:], start); err == nil && string(mark[:]) == entry {
+				return true, nil
+			}
 		}
 	}
 	return false, nil

@@ -110,6 +110,7 @@ func TestRefusedContent(t *testing.T) {
 		"an endless row of values before a call": strings.Repeat("N0", 1<<19) + "cos\nsystem\n(tR.",
 	}
 	zipped := zipOf(t, "archive/data.pkl", pickles["protocol 2"])
+	front := strings.Repeat("\x01", 64)
 	bodies := map[string]string{
 		"torch zip":                   zipped,
 		"zip behind a model":          good + zipped,
@@ -131,41 +132,45 @@ func TestRefusedContent(t *testing.T) {
 		"HTML of an error page":       "<html>404</html>",
 		"a Windows program":           windowsProgram(),
 		"a TorchScript with preamble": "preamble" + zipped,
+		"zip64 behind numbers":        front + zip64Of(zipped, len(front)),
+		"zip of a lying length":       front + lyingZip(zipped, len(front)),
+	}
+	for _, name := range []string{"zip64 behind numbers", "zip of a lying length"} {
+		if _, err := zip.NewReader(strings.NewReader(bodies[name]), int64(len(bodies[name]))); err != nil {
+			t.Fatalf("%s: nobody opens it, so this test shows nothing: %v", name, err)
+		}
 	}
 	for name, body := range pickles {
 		bodies["pickle, "+name] = body
 	}
 	b := setUp(t, nil)
 	for name, body := range bodies {
-		t.Run(name, func(t *testing.T) {
-			// Under the name of a model, of its data beside a good one, and of a paper.
-			_, _, err := b.push(t, alice, "bad", map[string]string{"model.onnx": body})
-			if !api.Is(err, api.CodeFormatRefused) {
-				t.Errorf("as model.onnx: %v", err)
-			}
-			_, _, err = b.push(t, alice, "bad", map[string]string{"model": body})
-			if !api.Is(err, api.CodeFormatRefused) {
-				t.Errorf("as the only file: %v", err)
-			}
-			if body == "" || strings.HasPrefix(body, "<html") {
-				return // a paper may be empty or hold markup
-			}
-			_, _, err = b.push(t, alice, "bad", map[string]string{"model.onnx": good, "README.md": body})
-			if !api.Is(err, api.CodeFormatRefused) {
-				t.Errorf("as README.md: %v", err)
-			}
-			if len(body) < weightBytes || name == "a script" || name == "a picture" {
-				return // too short for weights, or bytes that may as well be numbers
-			}
-			owner := net{external: "w.bin"}.onnx()
-			_, _, err = b.push(t, alice, "bad", map[string]string{"model.onnx": owner, "w.bin": body})
-			if !api.Is(err, api.CodeFormatRefused) {
-				t.Errorf("as external data: %v", err)
-			}
-		})
+		t.Run(name, func(t *testing.T) { b.refusesAs(t, body, name != "a script" && name != "a picture") })
 	}
 	if _, err := b.Model(t.Context(), "acme", "bad"); !api.Is(err, api.CodeModelNotFound) {
 		t.Errorf("something bad was taken: %v", err)
+	}
+}
+
+// refusesAs pushes content that is none of a model under the name of one, of weights, of its own format, of a paper, and, unless
+// it may as well be numbers, of a model's data.
+func (b *bench) refusesAs(t *testing.T, body string, asData bool) {
+	t.Helper()
+	good := net{}.onnx()
+	files := map[string]map[string]string{}
+	for _, name := range []string{"model.onnx", "model", "model.safetensors", "model.gguf", "model.pt", "model.pth", "pytorch_model.bin", "model.joblib", "model.keras", "model.nemo"} {
+		files[name] = map[string]string{name: body}
+	}
+	if body != "" && !strings.HasPrefix(body, "<html") { // a paper may be empty or hold markup
+		files["README.md"] = map[string]string{"model.onnx": good, "README.md": body}
+		if len(body) >= weightBytes && asData {
+			files["external data"] = map[string]string{"model.onnx": net{external: "w.bin"}.onnx(), "w.bin": body}
+		}
+	}
+	for as, push := range files {
+		if _, _, err := b.push(t, alice, "bad", push); !api.Is(err, api.CodeFormatRefused) {
+			t.Errorf("as %s: %v", as, err)
+		}
 	}
 }
 
@@ -220,6 +225,10 @@ func TestRefusedModels(t *testing.T) {
 		{"a file that the model does not name", map[string]string{"m.onnx": good, "w.bin": data}, api.CodeFormatRefused, "w.bin"},
 		{"external data named as a paper", map[string]string{"m.onnx": net{external: "w.txt"}.onnx(), "w.txt": strings.Repeat("w", weightBytes)}, api.CodeFormatRefused, "w.txt"},
 		{"a model as its own data", map[string]string{"m.onnx": net{external: "m.onnx"}.onnx()}, api.CodeModelRefused, "m.onnx"},
+		{"the code of a package", map[string]string{"m.onnx": good, "__init__.py": "import os\n"}, api.CodeFormatRefused, "__init__.py"},
+		{"a line that Python runs at its start", map[string]string{"m.onnx": good, "start.pth": "import os\n"}, api.CodeFormatRefused, "start.pth"},
+		{"a list of submodules", map[string]string{"m.onnx": good, ".gitmodules": "[submodule \"x\"]\n\turl = https://example.com/x\n"}, api.CodeFormatRefused, ".gitmodules"},
+		{"the code of a submodule", map[string]string{"m.onnx": good, "x/modeling.py": "import os\n"}, api.CodeFormatRefused, "modeling.py"},
 		{"two models", map[string]string{"a.onnx": good, "b.onnx": net{name: "b"}.onnx()}, api.CodeFormatRefused, "exactly one"},
 		{"no model", map[string]string{"README.md": "# nothing"}, api.CodeFormatRefused, "exactly one"},
 		{"a sequence as input", map[string]string{"m.onnx": net{input: sequence}.onnx()}, api.CodeModelRefused, "sequence"},
@@ -335,6 +344,36 @@ func zipOf(t testing.TB, name, body string) string {
 		t.Fatal(err)
 	}
 	return b.String()
+}
+
+// zip64Of is a zip archive, behind so many bytes, whose directory is to be found only by the records of zip64.
+func zip64Of(zipped string, before int) string {
+	const record = 22
+	at := len(zipped) - record
+	end := []byte(zipped[at:])
+	length, place := binary.LittleEndian.Uint32(end[12:]), binary.LittleEndian.Uint32(end[16:])
+	for i := 8; i < 20; i++ {
+		end[i] = 0xff
+	}
+	large := append([]byte("PK\x06\x06\x2c"), make([]byte, 51)...)
+	binary.LittleEndian.PutUint64(large[24:], 1)
+	binary.LittleEndian.PutUint64(large[32:], 1)
+	binary.LittleEndian.PutUint64(large[40:], uint64(length))
+	binary.LittleEndian.PutUint64(large[48:], uint64(place)+uint64(before))
+	locator := append([]byte("PK\x06\x07"), make([]byte, 16)...)
+	binary.LittleEndian.PutUint64(locator[8:], uint64(before+at))
+	locator[16] = 1
+	return zipped[:at] + string(large) + string(locator) + string(end)
+}
+
+// lyingZip is a zip archive, behind so many bytes, that readers open which go by the directory's place and not by its length.
+func lyingZip(zipped string, before int) string {
+	const record = 22
+	b := []byte(zipped)
+	end := b[len(b)-record:]
+	binary.LittleEndian.PutUint32(end[12:], binary.LittleEndian.Uint32(end[12:])-1)
+	binary.LittleEndian.PutUint32(end[16:], binary.LittleEndian.Uint32(end[16:])+uint32(before))
+	return string(b)
 }
 
 func deflated(t testing.TB, body string) string {

@@ -312,7 +312,7 @@ func TestScanReportAndBillOfMaterials(t *testing.T) {
 	if r.Verdict != "passed" || r.Subject != v.Digest || r.Format != "onnx" || len(r.Files) != 1 || r.Limits["Files"] != 256 {
 		t.Errorf("%+v", r)
 	}
-	digest, size := s.upload([]byte(`{"auto_map":{"AutoModel":"modeling.X"}}`))
+	digest, size := s.upload([]byte(`{"auto_map":{"AutoModel":"modeling.X"},"trust_remote_code":true}`))
 	weights, bytes := s.upload([]byte(safetensorsFile("a", 16)))
 	llm, _, err := s.Commit(ctx, root, "llm", api.Upload{Files: []api.UploadFile{{Path: "config.json", Digest: digest, Size: size}, {Path: "a.safetensors", Digest: weights, Size: bytes}}})
 	if err != nil {
@@ -323,7 +323,7 @@ func TestScanReportAndBillOfMaterials(t *testing.T) {
 	}
 	r = registry.ScanReport{}
 	readPaper(t, s.Catalog, llm.Ref(), all[0].Digest, &r)
-	if len(r.Findings) != 1 || r.Findings[0].Rule != "remote-code" || len(r.Tensors) != 1 || r.Tensors[0].Name != "a" {
+	if len(r.Findings) != 2 || r.Findings[0].Rule != "remote-code" || r.Findings[1].Rule != "remote-code" || len(r.Tensors) != 1 || r.Tensors[0].Name != "a" {
 		t.Errorf("%+v", r)
 	}
 

@@ -46,8 +46,12 @@ func TestWeightsInDisguiseAreRefused(t *testing.T) {
 	pickle := "\x80\x04\x95\x1d\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x01x\x94\x85\x94R\x94."
 	zipped := zipOf(t, "archive/data.pkl", pickle)
 	// A header that covers a zip archive as if it were a tensor: both readers would be content.
-	polyglot := safetensorsFile("a", len(zipped))
-	polyglot = polyglot[:len(polyglot)-len(zipped)] + zipped
+	hidden := func(archive func(before int) string) string {
+		n := len(archive(0))
+		covering := safetensorsFile("a", n)
+		return covering[:len(covering)-n] + archive(len(covering)-n)
+	}
+	polyglot := hidden(func(int) string { return zipped })
 	b := setUp(t, nil)
 	for name, c := range map[string]struct {
 		files map[string]string
@@ -59,6 +63,10 @@ func TestWeightsInDisguiseAreRefused(t *testing.T) {
 		"GGUF named safetensors":     {map[string]string{"a.safetensors": ggufFile("llama")}, api.CodeFormatRefused, "its name says otherwise"},
 		"two formats":                {map[string]string{"a.safetensors": good, "b.gguf": ggufFile("llama")}, api.CodeFormatRefused, "one format"},
 		"ONNX beside weights":        {map[string]string{"a.safetensors": good, "b.onnx": onnx}, api.CodeFormatRefused, "not safetensors like"},
+		"a package beside weights":   {map[string]string{"a.safetensors": good, "__init__.py": "import os\n"}, api.CodeFormatRefused, "not safetensors like"},
+		"a line that Python runs":    {map[string]string{"a.safetensors": good, "start.pth": "import os\n"}, api.CodeFormatRefused, "not safetensors like"},
+		"a list of submodules":       {map[string]string{"a.safetensors": good, ".gitmodules": "[submodule \"x\"]\n"}, api.CodeFormatRefused, "not safetensors like"},
+		"a submodule's code":         {map[string]string{"a.safetensors": good, "x/run.py": "import os\n"}, api.CodeFormatRefused, "not safetensors like"},
 		"code beside weights":        {map[string]string{"a.safetensors": good, "modeling.py": "import os\n"}, api.CodeFormatRefused, "not safetensors like"},
 		"pickle beside weights":      {map[string]string{"a.safetensors": good, "optimizer.bin": pickle}, api.CodeFormatRefused, "pickle"},
 		"pickle named safetensors":   {map[string]string{"a.safetensors": pickle}, api.CodeFormatRefused, "pickle"},
@@ -69,6 +77,9 @@ func TestWeightsInDisguiseAreRefused(t *testing.T) {
 		"bytes behind safetensors":   {map[string]string{"a.safetensors": good + "more"}, api.CodeModelRefused, "follow the last tensor"},
 		"a cut GGUF":                 {map[string]string{"a.gguf": ggufFile("llama")[:30]}, api.CodeModelRefused, "gguf"},
 		"a path as architecture":     {map[string]string{"a.gguf": ggufFile("../llama")}, api.CodeModelRefused, "no name"},
+		"zip64 as a tensor":          {map[string]string{"a.safetensors": hidden(func(n int) string { return zip64Of(zipped, n) })}, api.CodeFormatRefused, "zip"},
+		"a lying zip as a tensor":    {map[string]string{"a.safetensors": hidden(func(n int) string { return lyingZip(zipped, n) })}, api.CodeFormatRefused, "zip"},
+		"an LFS pointer beside":      {map[string]string{"a.safetensors": good, "b.safetensors": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"}, api.CodeFormatRefused, "git lfs pull"},
 		"an LFS pointer":             {map[string]string{"a.safetensors": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"}, api.CodeFormatRefused, "git lfs pull"},
 		"keras' zip named as data":   {map[string]string{"a.gguf": zipOf(t, "config.json", `{"class_name":"Lambda"}`)}, api.CodeFormatRefused, "zip"},
 		"nothing named safetensors":  {map[string]string{"a.safetensors": ""}, api.CodeFormatRefused, ""},
