@@ -124,9 +124,20 @@ func absolute(path string) string {
 	return path
 }
 
+// has reports whether a folder holds a plain file of that name, with no link on the way to it.
 func has(dir, name string) bool {
 	info, err := os.Lstat(filepath.Join(dir, name))
-	return err == nil && info.Mode().IsRegular()
+	return err == nil && info.Mode().IsRegular() && !linked(dir, name)
+}
+
+// linked reports whether a folder between dir and the file is a link: the file would be another one than it seems.
+func linked(dir, name string) bool {
+	for folder := filepath.Dir(name); folder != "."; folder = filepath.Dir(folder) {
+		if info, err := os.Lstat(filepath.Join(dir, folder)); err != nil || !info.IsDir() {
+			return true
+		}
+	}
+	return false
 }
 
 func modelFile(name string) bool {

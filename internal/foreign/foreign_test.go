@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/foreign"
 )
@@ -64,7 +66,23 @@ func described(all []foreign.Candidate) string {
 	return b.String()
 }
 
+// named is the smallest model with data in another file.
+func named(location string) string {
+	field := func(b []byte, number protowire.Number, value string) []byte {
+		return protowire.AppendString(protowire.AppendTag(b, number, protowire.BytesType), value)
+	}
+	whole := func(b []byte, number protowire.Number, value uint64) []byte {
+		return protowire.AppendVarint(protowire.AppendTag(b, number, protowire.VarintType), value)
+	}
+	at := field(field(nil, 1, "location"), 2, location)
+	weight := whole(field(field(whole(whole(nil, 1, 1), 2, 1), 8, "w"), 13, string(at)), 14, 1)
+	output := field(field(nil, 1, "w"), 2, string(field(nil, 1, string(field(whole(nil, 1, 1), 2, "")))))
+	graph := field(field(field(nil, 2, "g"), 5, string(weight)), 12, string(output))
+	return string(field(field(whole(nil, 1, 8), 7, string(graph)), 8, string(whole(nil, 2, 17))))
+}
+
 func TestTritonRepositories(t *testing.T) {
+	outside := tree(t, map[string]string{"model.onnx": "@" + digits, "secret.bin": "1234"})
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  []string
@@ -96,6 +114,9 @@ optimization { execution_accelerators { gpu_execution_accelerator: [ { name: "te
 		"no version":                 {map[string]string{"m/config.pbtxt": ``, "m/01/model.onnx": "@" + digits}, []string{"REFUSED it has no numbered"}},
 		"no model":                   {map[string]string{"m/1/other.onnx": "@" + digits}, []string{"REFUSED there is no model.onnx"}},
 		"a link":                     {map[string]string{"m/1/model.onnx": "->/etc/passwd"}, []string{"REFUSED", "links are not followed"}},
+		"a folder that is a link":    {map[string]string{"m/1/model.onnx": "->/etc", "m/config.pbtxt": ""}, []string{"REFUSED", "links are not followed"}},
+		"a link on the way":          {map[string]string{"m/1/d": "->" + outside, "m/config.pbtxt": `default_model_filename: "d/model.onnx"`}, []string{"REFUSED", "links are not followed"}},
+		"data by a link on the way":  {map[string]string{"m/1/d": "->" + outside, "m/1/model.onnx": named("d/secret.bin")}, []string{"REFUSED", "not a plain file beside it"}},
 		"a file name that leads out": {map[string]string{"m/1/model.onnx": "@" + digits, "m/config.pbtxt": `default_model_filename: "../../../etc/passwd"`}, []string{"REFUSED", "leads out"}},
 		"not text format":            {map[string]string{"m/1/model.onnx": "@" + digits, "m/config.pbtxt": `{{{`}, []string{"REFUSED", "line 1"}},
 		"a number that is a word":    {map[string]string{"m/1/model.onnx": "@" + digits, "m/config.pbtxt": `max_batch_size: many`}, []string{"REFUSED", "no whole number"}},
@@ -144,6 +165,7 @@ utc_time_created: '2026-01-02 03:04:05.000000'
 `
 
 func TestMLflowModels(t *testing.T) {
+	outside := tree(t, map[string]string{"model.onnx": "@" + digits})
 	with := func(model string) map[string]string {
 		return map[string]string{"MLmodel": model, "model.onnx": "@" + digits, "conda.yaml": "x", "python_env.yaml": "x", "requirements.txt": "mlflow\n"}
 	}
@@ -159,6 +181,8 @@ func TestMLflowModels(t *testing.T) {
 		"an alias":              {with("a: &x 1\nflavors:\n  onnx:\n    data: *x\n"), []string{"REFUSED", "anchor"}},
 		"not YAML":              {with("\t{["), []string{"REFUSED", "MLmodel cannot be read"}},
 		"a link":                {map[string]string{"MLmodel": fmt.Sprintf(mlModel, "x"), "model.onnx": "->/etc/passwd"}, []string{"REFUSED"}},
+		"a link on the way":     {map[string]string{"MLmodel": "flavors:\n  onnx:\n    data: d/model.onnx\n", "d": "->" + outside}, []string{"REFUSED", "not a plain file"}},
+		"data that is a link":   {map[string]string{"MLmodel": "flavors:\n  onnx:\n    data: model.onnx\n", "model.onnx": named("w.bin"), "w.bin": "->/etc/passwd"}, []string{"REFUSED", "not a plain file beside it"}},
 	} {
 		all, err := foreign.Look(tree(t, c.files))
 		if err != nil || len(all) != 1 {
@@ -178,18 +202,26 @@ func TestMLflowModels(t *testing.T) {
 
 func TestFolders(t *testing.T) {
 	root := tree(t, map[string]string{"Digits V1.onnx": "@" + digits, "notes.txt": "x", ".hidden.onnx": "@" + digits, "cancer/model.onnx": "@" + digits, "cancer/README.md": "# x",
-		"papers/readme.md": "x", "link.onnx": "->/etc/passwd", "repo/1/model.onnx": "@" + digits})
+		"data.onnx": named("d/w.bin"), "d/w.bin": "1234", "stolen.onnx": named("way/w.bin"), "way": "->d", "bare.onnx": named("w.bin"), "w.bin": "->d/w.bin",
+		"hub/model.safetensors": "x", "hub/config.json": `{"auto_map":{}}`, "hub/.gitmodules": "x", "hub/.git/config": "x", "hub/part/.git": "gitdir: ../.git/modules/part", "hub/part/run.py": "x",
+		"snapshot/model.safetensors": "->../hub/model.safetensors",
+		"papers/readme.md":           "x", "link.onnx": "->/etc/passwd", "repo/1/model.onnx": "@" + digits})
 	all, err := foreign.Look(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := described(all)
-	for _, want := range []string{"file Digits V1.onnx -> digits-v1 [Digits V1.onnx]", "folder cancer -> cancer [README.md model.onnx]", "link.onnx ->  [] serve=false {} REFUSED", "triton repo/1 -> repo"} {
+	for _, want := range []string{"file Digits V1.onnx -> digits-v1 [Digits V1.onnx]", "folder cancer -> cancer [README.md model.onnx]", "link.onnx ->  [] serve=false {} REFUSED", "triton repo/1 -> repo",
+		// The data of a file goes with it, and no link leads to it. Of a hub's folder nothing of git is taken; its code is, for the
+		// server to refuse by name.
+		"file data.onnx -> data [data.onnx d/w.bin] serve=false {}\n", "stolen.onnx -> stolen [stolen.onnx] serve=false {} REFUSED its data \"way/w.bin\"",
+		"bare.onnx -> bare [bare.onnx] serve=false {} REFUSED its data \"w.bin\"", "folder hub -> hub [config.json model.safetensors part/run.py] serve=false {}\n",
+		"folder snapshot -> snapshot [] serve=false {} REFUSED model.safetensors is a link"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%swant %q", got, want)
 		}
 	}
-	if strings.Contains(got, "hidden") || strings.Contains(got, "papers") || len(all) != 4 {
+	if strings.Contains(got, "hidden") || strings.Contains(got, "papers") || len(all) != 11 {
 		t.Errorf("got %s", got)
 	}
 	if _, err := foreign.Look(tree(t, map[string]string{"a.txt": "x"})); err == nil {

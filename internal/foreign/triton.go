@@ -103,13 +103,13 @@ func (c *Candidate) tritonFiles(dir, file string) {
 		c.Refused = fmt.Sprintf("there is no %s in it", file)
 	case err != nil:
 		c.Refused = err.Error()
+	case linked(dir, filepath.FromSlash(file)) || !info.IsDir() && !info.Mode().IsRegular():
+		c.Refused = fmt.Sprintf("%s is a link or no plain file; links are not followed", file)
 	case info.IsDir(): // Triton also takes a folder of that name with the files in it
 		err := c.addFolder(path, func(string) bool { return true })
 		if err != nil {
 			c.Refused = err.Error()
 		}
-	case !info.Mode().IsRegular():
-		c.Refused = fmt.Sprintf("%s is a link or no plain file; links are not followed", file)
 	default:
 		name := filepath.Base(path)
 		if !modelFile(name) {
