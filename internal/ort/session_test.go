@@ -380,6 +380,14 @@ func TestExternalData(t *testing.T) {
 	m := orttest.Linear(3, 2, false)
 	write(filepath.Join(folder, "w.bin"), m.Graph.Initializers[0].Raw)
 	write(filepath.Join(outer, "secret.bin"), m.Graph.Initializers[0].Raw)
+	for name, link := range map[string]func(from, to string) error{"link.bin": os.Symlink, "hard.bin": os.Link} {
+		if err := link(filepath.Join(outer, "secret.bin"), filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outer, filepath.Join(folder, "way")); err != nil {
+		t.Fatal(err)
+	}
 	cases := []struct {
 		name, file string
 		ok         bool
@@ -388,6 +396,10 @@ func TestExternalData(t *testing.T) {
 		{"not there", "v.bin", false},
 		{"above", "../secret.bin", false},
 		{"absolute", filepath.Join(outer, "secret.bin"), false},
+		{"above and back", "../model/../secret.bin", false},
+		{"symbolic link", "link.bin", false},
+		{"symbolic link on the way", "way/secret.bin", false},
+		{"hard link", "hard.bin", true}, // as the registry places blobs; nobody else writes there
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

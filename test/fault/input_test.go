@@ -372,6 +372,7 @@ func badPushes(model []byte) []badCall {
 		{name: "push with data at a path", body: string(externalModel("/etc/passwd")), code: api.CodeModelRefused, says: "/etc/passwd"},
 		{name: "push with data that is missing", body: string(externalModel("weights.data")), code: api.CodeModelRefused, says: "weights.data"},
 		{name: "push a custom operator", body: string(custom.model()), code: api.CodeModelRefused, says: "my.domain"},
+		{name: "push branches 20 deep", body: string(nestedIf(20)), code: api.CodeModelRefused, says: "limit GraphDepth = 16"},
 		{name: "push a vast tensor", body: string(vast.model()), code: api.CodeModelRefused, says: `"w"`},
 		{name: "push what the runtime refuses", body: string(dividingModel("Div", onnxInt32, int32s(1), int32s(0))), code: api.CodeLoadFailed, says: "bad@"},
 		{name: "push under a name with dots", path: push + "?filename=..%2Fmodel.onnx", body: string(model), code: api.CodeBadName, status: 400, says: "../model.onnx"},

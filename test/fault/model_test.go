@@ -6,6 +6,8 @@ import (
 	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/penstock/penstock/internal/ort/orttest"
 )
 
 // The element types of ONNX tensors that these models use.
@@ -139,4 +141,62 @@ func dividingModel(op string, element int64, a, b []byte) []byte {
 	g.node("Add", []string{"x", "q"}, "y")
 	g.output("y", kind, 1)
 	return g.model()
+}
+
+// nestedIf is a small file with branches in branches, of the kind for which a runtime's time to load may double with each.
+func nestedIf(depth int) []byte {
+	branch := func(name string, n orttest.Node) orttest.Graph {
+		n.Outputs = []string{name}
+		return orttest.Graph{Name: name, Nodes: []orttest.Node{n}, Outputs: []orttest.Value{{Name: name, Type: orttest.Float, Shape: []any{1}}}}
+	}
+	same := orttest.Node{Op: "Identity", Inputs: []string{"x"}}
+	deep := branch("then0", same)
+	for i := range depth {
+		choice := orttest.Node{Op: "If", Inputs: []string{"c"}, Attributes: []orttest.Attribute{
+			{Name: "then_branch", Value: deep}, {Name: "else_branch", Value: branch(fmt.Sprint("else", i), same)}}}
+		deep = branch(fmt.Sprint("then", i+1), choice)
+	}
+	deep.Inputs = []orttest.Value{{Name: "c", Type: orttest.Bool, Shape: []any{}}, {Name: "x", Type: orttest.Float, Shape: []any{1}}}
+	return orttest.Model{Graph: deep}.Encode()
+}
+
+// scanned goes through as many empty rows as its input n says: [rows, 0].
+func scanned() []byte {
+	body := orttest.Graph{
+		Nodes:   []orttest.Node{{Op: "Identity", Inputs: []string{"total"}, Outputs: []string{"total_out"}}},
+		Inputs:  []orttest.Value{{Name: "total", Type: orttest.Float, Shape: []any{1}}, {Name: "row", Type: orttest.Float, Shape: []any{""}}},
+		Outputs: []orttest.Value{{Name: "total_out", Type: orttest.Float, Shape: []any{1}}},
+	}
+	return orttest.Model{Graph: orttest.Graph{
+		Nodes: []orttest.Node{{Op: "ConstantOfShape", Inputs: []string{"n"}, Outputs: []string{"rows"}},
+			{Op: "Scan", Inputs: []string{"zero", "rows"}, Outputs: []string{"y"}, Attributes: []orttest.Attribute{
+				{Name: "body", Value: body}, {Name: "num_scan_inputs", Value: int64(1)}}}},
+		Inputs:       []orttest.Value{{Name: "n", Type: orttest.Int64, Shape: []any{2}}},
+		Outputs:      []orttest.Value{{Name: "y", Type: orttest.Float, Shape: []any{1}}},
+		Initializers: []orttest.Tensor{{Name: "zero", Type: orttest.Float, Dims: []int64{1}, Raw: orttest.Floats(0)}},
+	}}.Encode()
+}
+
+// vast makes a tensor of the size that n says by one operator, and gives its greatest element. With a constant, the size
+// stands in the file.
+func vast(op string, constant []int64) []byte {
+	rank := map[string]int{"ConstantOfShape": 1, "Expand": 1, "Resize": 4}[op]
+	ones := make([]int64, rank)
+	for i := range ones {
+		ones[i] = 1
+	}
+	g := orttest.Graph{
+		Nodes: []orttest.Node{{Op: op, Inputs: map[string][]string{"ConstantOfShape": {"n"}, "Expand": {"one", "n"}, "Resize": {"one", "", "", "n"}}[op],
+			Outputs: []string{"m"}}, {Op: "ReduceMax", Inputs: []string{"m"}, Outputs: []string{"max"}, Attributes: []orttest.Attribute{{Name: "keepdims", Value: int64(0)}}},
+			{Op: "Add", Inputs: []string{"max", "x"}, Outputs: []string{"y"}}},
+		Inputs:       []orttest.Value{{Name: "x", Type: orttest.Float, Shape: []any{1}}},
+		Outputs:      []orttest.Value{{Name: "y", Type: orttest.Float, Shape: []any{1}}},
+		Initializers: []orttest.Tensor{{Name: "one", Type: orttest.Float, Dims: ones, Raw: orttest.Floats(1)}},
+	}
+	if constant == nil {
+		g.Inputs = append(g.Inputs, orttest.Value{Name: "n", Type: orttest.Int64, Shape: []any{rank}})
+	} else {
+		g.Initializers = append(g.Initializers, orttest.Tensor{Name: "n", Type: orttest.Int64, Dims: []int64{int64(rank)}, Raw: orttest.Int64s(constant...)})
+	}
+	return orttest.Model{Graph: g}.Encode()
 }

@@ -1,6 +1,7 @@
 package fault_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/ort/orttest"
 	"github.com/penstock/penstock/internal/server"
 	"github.com/penstock/penstock/test/live"
 )
@@ -159,4 +161,100 @@ func TestMemoryLimitIsNamed(t *testing.T) {
 		t.Errorf("%+v %v", ep.Status, err)
 	}
 	l.none(t)
+}
+
+// TestGraphsThatDoNotEnd asks for a loop of 2^63-1 turns and a scan of 2^40 rows: the caller has its deadline, the runtime stops
+// at the next turn, and the same worker answers what comes after.
+func TestGraphsThatDoNotEnd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, live.Start(t, t.TempDir()))
+	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
+	h := &http.Client{Transport: &http.Transport{}}
+	for _, c := range []struct {
+		name           string
+		model          []byte
+		endless, short string
+	}{
+		{"loop", orttest.Count().Encode(), `{"name":"n","datatype":"INT64","shape":[],"data":[9223372036854775807]},{"name":"x","datatype":"FP32","shape":[1],"data":[0]}`,
+			`{"name":"n","datatype":"INT64","shape":[],"data":[3]},{"name":"x","datatype":"FP32","shape":[1],"data":[0]}`},
+		{"scan", scanned(), `{"name":"n","datatype":"INT64","shape":[2],"data":[1099511627776,0]}`, `{"name":"n","datatype":"INT64","shape":[2],"data":[3,0]}`},
+	} {
+		if _, err := s.Push(t.Context(), c.name, c.model); err != nil {
+			t.Fatal(err)
+		}
+		spec := api.EndpointSpec{Variants: []api.VariantSpec{{Model: c.name + "@1", Serving: api.Serving{TimeoutMS: 1000}}}}
+		if rel, err := s.Deploy(t.Context(), api.EndpointName(c.name), api.DeployRequest{EndpointSpec: spec}, 0, time.Minute); err != nil || rel.State != api.ReleaseSucceeded {
+			t.Fatalf("%+v %v", rel, err)
+		}
+		l := s.load(t, "digits", 2)
+		call := badCall{method: "POST", path: "/v2/models/" + c.name + "/infer", status: 504, says: "deadline", body: `{"inputs":[` + c.endless + `]}`}
+		resp, body, err := call.send(t.Context(), h, s.HTTP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		call.check(t, resp, body)
+		call.body = `{"inputs":[` + c.short + `]}`
+		if resp, body, err = call.send(t.Context(), h, s.HTTP); err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("%s afterwards: %s %v", c.name, body, err)
+		}
+		l.none(t)
+	}
+	if n, _ := s.restarts(t); n > 0 {
+		t.Errorf("%d workers were lost", n)
+	}
+}
+
+// TestVastResults asks operators for 1 TiB, by what a request says and by what stands in the file: the request is refused, no
+// matter whether the system does not give the memory or ends the worker that takes it, and others are answered.
+func TestVastResults(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, live.Start(t, t.TempDir(), func(c *server.Config) { c.WorkerMemoryMB = 512 }))
+	s.pushAndRelease(t, "digits", live.Model(t, "digits-v1.onnx", ""))
+	base := s.footprint(t)
+	h := &http.Client{Transport: &http.Transport{}}
+	for op, size := range map[string][]int64{"ConstantOfShape": {1 << 38}, "Expand": {1 << 38}, "Resize": {1, 1, 1 << 19, 1 << 19}} {
+		numbers, err := json.Marshal(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const x = `{"name":"x","datatype":"FP32","shape":[1],"data":[1]}`
+		l := s.load(t, "digits", 2)
+		for name, c := range map[string]struct {
+			model  []byte
+			inputs string
+		}{
+			"asked-" + strings.ToLower(op): {vast(op, nil), fmt.Sprintf(`%s,{"name":"n","datatype":"INT64","shape":[%d],"data":%s}`, x, len(size), numbers)},
+			"fixed-" + strings.ToLower(op): {vast(op, size), x},
+		} {
+			s.pushAndRelease(t, name, c.model)
+			call := badCall{method: "POST", path: "/v2/models/" + name + "/infer", status: 400, says: "buffer of size 1099511627776", body: `{"inputs":[` + c.inputs + `]}`}
+			resp, body, err := call.send(t.Context(), h, s.HTTP)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode == http.StatusUnprocessableEntity {
+				call.status, call.says = resp.StatusCode, "two workers crashed"
+			}
+			call.check(t, resp, body)
+		}
+		l.none(t)
+	}
+	h.CloseIdleConnections()
+	s.returns(t, base)
+}
+
+// TestDeepestBranches loads as many branches in branches as are taken, which some runtimes need minutes for: it is tried out
+// within the limit of a load, then it answers.
+func TestDeepestBranches(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, live.Start(t, t.TempDir()))
+	s.pushAndRelease(t, "deep", nestedIf(16))
+	for _, c := range []string{"true", "false"} {
+		call := badCall{method: "POST", path: "/v2/models/deep/infer", body: `{"inputs":[{"name":"c","datatype":"BOOL","shape":[],"data":[` + c +
+			`]},{"name":"x","datatype":"FP32","shape":[1],"data":[7]}]}`}
+		resp, body, err := call.send(t.Context(), http.DefaultClient, s.HTTP)
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"data":[7.0]`) {
+			t.Errorf("%s: %s %v", c, body, err)
+		}
+	}
 }
