@@ -130,7 +130,7 @@ func has(dir, name string) bool {
 	return err == nil && info.Mode().IsRegular() && !linked(dir, name)
 }
 
-// linked reports whether a folder between dir and the file is a link: the file would be another one than it seems.
+// linked reports whether a folder between dir and the file of a local name is a link: the file would be another one than it seems.
 func linked(dir, name string) bool {
 	for folder := filepath.Dir(name); folder != "."; folder = filepath.Dir(folder) {
 		if info, err := os.Lstat(filepath.Join(dir, folder)); err != nil || !info.IsDir() {
