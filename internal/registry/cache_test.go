@@ -163,23 +163,29 @@ func TestMaterializeRefusesDamage(t *testing.T) {
 		if !local {
 			b.open(t, func(cfg *registry.Config) { cfg.Blobs = struct{ blob.Store }{cfg.Blobs} })
 		}
-		path, err := b.blobs.Path(t.Context(), v.Artifacts[0].Digest)
-		if err != nil {
-			t.Fatal(err)
-		}
 		body := []byte(net{}.onnx())
 		body[len(body)-1] ^= 1
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, body, 0o400); err != nil {
-			t.Fatal(err)
-		}
-		_, err = b.Materialize(t.Context(), v.Digest)
+		b.putInPlaceOf(t, v.Artifacts[0].Digest, body)
+		_, err := b.Materialize(t.Context(), v.Digest)
 		wantCode(t, "a flipped bit", err, api.CodeStorage)
 		if entries, err := os.ReadDir(filepath.Join(b.dir, "cache")); err != nil || len(entries) != 0 {
 			t.Errorf("%d things in the cache, %v", len(entries), err)
 		}
+	}
+}
+
+// putInPlaceOf gives a blob's file other content, as no one but a fault of the disk or a person could.
+func (b *bench) putInPlaceOf(t *testing.T, d api.Digest, body []byte) {
+	t.Helper()
+	path, err := b.blobs.Path(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, body, 0o400); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -196,17 +202,8 @@ func TestSwappedDataIsAnother(t *testing.T) {
 		t.Errorf("%s is %s with other data", w.Ref(), v.Digest)
 	}
 	at := slices.IndexFunc(v.Artifacts, func(a api.Artifact) bool { return a.Role == api.RoleData })
-	path, err := b.blobs.Path(t.Context(), v.Artifacts[at].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, swapped, 0o400); err != nil {
-		t.Fatal(err)
-	}
-	_, err = b.Materialize(t.Context(), v.Digest)
+	b.putInPlaceOf(t, v.Artifacts[at].Digest, swapped)
+	_, err := b.Materialize(t.Context(), v.Digest)
 	wantCode(t, "swapped data", err, api.CodeStorage)
 	if _, err := b.Materialize(t.Context(), w.Digest); err != nil {
 		t.Errorf("the version that has such data: %v", err)

@@ -33,9 +33,8 @@ func event(db *store.DB, n int) func(context.Context) error {
 	}
 }
 
-// TestGroupCounts: what writes of one group hold counts for each other, and once, also when the group is run twice because one
-// of them failed.
-func TestGroupCounts(t *testing.T) {
+// withAndWithoutFailure runs a test on both databases, for a group in which all end well and for one that is run again.
+func withAndWithoutFailure(t *testing.T, test func(t *testing.T, db *store.DB, failing bool)) {
 	for name, open := range map[string]func(testing.TB) *store.DB{"sqlite": openSQLite, "postgres": openPostgres} {
 		for _, failing := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, one fails %v", name, failing), func(t *testing.T) {
@@ -43,35 +42,43 @@ func TestGroupCounts(t *testing.T) {
 				if err := db.PutTenant(t.Context(), api.Tenant{ID: "acme"}); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := db.SetQuota(t.Context(), "acme", api.QuotaRequest{Bytes: 35}, -1, "admin", 1); err != nil {
-					t.Fatal(err)
-				}
-				reserve := func(ctx context.Context) error {
-					return db.Reserve(ctx, api.Reservation{ID: "r", Tenant: "acme", Bytes: 10, Holder: "h", At: 1})
-				}
-				between := event(db, 0)
-				if failing {
-					between = fails(db)
-				}
-				errs := db.Together(t.Context(), keepBlob(db, 1), between, keepBlob(db, 2), reserve, keepBlob(db, 3), reserve)
-				if failing && !errors.Is(errs[1], errRefused) {
-					t.Errorf("the one that fails: %v", errs[1])
-				}
-				for _, i := range []int{0, 2, 3, 4} {
-					if errs[i] != nil {
-						t.Errorf("write %d: %v", i, errs[i])
-					}
-				}
-				if !api.Is(errs[5], api.CodeQuotaExceeded) {
-					t.Errorf("room beyond the quota: %v", errs[5])
-				}
-				q, err := db.Quota(t.Context(), "acme")
-				if err != nil || q.Used.Bytes != 30 || q.Used.Blobs != 3 || q.Used.ReservedBytes != 10 {
-					t.Errorf("%+v, %v", q.Used, err)
-				}
+				test(t, db, failing)
 			})
 		}
 	}
+}
+
+// TestGroupCounts: what writes of one group hold counts for each other, and once, also when the group is run twice because one
+// of them failed.
+func TestGroupCounts(t *testing.T) {
+	withAndWithoutFailure(t, func(t *testing.T, db *store.DB, failing bool) {
+		if _, err := db.SetQuota(t.Context(), "acme", api.QuotaRequest{Bytes: 35}, -1, "admin", 1); err != nil {
+			t.Fatal(err)
+		}
+		reserve := func(ctx context.Context) error {
+			return db.Reserve(ctx, api.Reservation{ID: "r", Tenant: "acme", Bytes: 10, Holder: "h", At: 1})
+		}
+		between := event(db, 0)
+		if failing {
+			between = fails(db)
+		}
+		errs := db.Together(t.Context(), keepBlob(db, 1), between, keepBlob(db, 2), reserve, keepBlob(db, 3), reserve)
+		if failing && !errors.Is(errs[1], errRefused) {
+			t.Errorf("the one that fails: %v", errs[1])
+		}
+		for _, i := range []int{0, 2, 3, 4} {
+			if errs[i] != nil {
+				t.Errorf("write %d: %v", i, errs[i])
+			}
+		}
+		if !api.Is(errs[5], api.CodeQuotaExceeded) {
+			t.Errorf("room beyond the quota: %v", errs[5])
+		}
+		q, err := db.Quota(t.Context(), "acme")
+		if err != nil || q.Used.Bytes != 30 || q.Used.Blobs != 3 || q.Used.ReservedBytes != 10 {
+			t.Errorf("%+v, %v", q.Used, err)
+		}
+	})
 }
 
 // TestGroupReserves: rooms of one group are answered after all of them were written, and each as if it were alone.
@@ -134,47 +141,39 @@ func TestGroupReserves(t *testing.T) {
 // TestGroupTellsWebhooks: whether a tenant has webhooks is asked once in a group, unless a write of the same group makes, enables
 // or deletes one, or is taken back.
 func TestGroupTellsWebhooks(t *testing.T) {
-	for name, open := range map[string]func(testing.TB) *store.DB{"sqlite": openSQLite, "postgres": openPostgres} {
-		for _, failing := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, one fails %v", name, failing), func(t *testing.T) {
-				db := open(t)
-				if err := db.PutTenant(t.Context(), api.Tenant{ID: "acme"}); err != nil {
-					t.Fatal(err)
-				}
-				hook := func(id api.WebhookID) func(context.Context) error {
-					return func(ctx context.Context) error {
-						return db.PutWebhook(ctx, api.Webhook{Tenant: "acme", ID: id, Kinds: []string{"k"}}, "sealed", 2)
-					}
-				}
-				enable := func(on bool) func(context.Context) error {
-					return func(ctx context.Context) error {
-						_, err := db.ChangeWebhook(ctx, "acme", "w1", api.WebhookChange{Enabled: &on}, "admin", 1)
-						return err
-					}
-				}
-				all := []func(context.Context) error{event(db, 1), hook("w1"), event(db, 2), enable(false), event(db, 3), enable(true), event(db, 4)}
-				if failing {
-					all = append(all, fails(db))
-				}
-				for i, err := range db.Together(t.Context(), all...) {
-					if err != nil && (!failing || i < len(all)-1) {
-						t.Errorf("write %d: %v", i, err)
-					}
-				}
-				deliveries, err := db.Deliveries(t.Context(), "acme", "w1", "", 0, 100)
-				if err != nil {
-					t.Fatal(err)
-				}
-				told := map[string]api.DeliveryState{}
-				for _, d := range deliveries {
-					told[d.Event.Subject] = d.State
-				}
-				if len(told) != 2 || told["2"] != api.DeliveryDead || told["4"] != api.DeliveryPending {
-					t.Errorf("it was told of %v", told)
-				}
-			})
+	withAndWithoutFailure(t, func(t *testing.T, db *store.DB, failing bool) {
+		hook := func(id api.WebhookID) func(context.Context) error {
+			return func(ctx context.Context) error {
+				return db.PutWebhook(ctx, api.Webhook{Tenant: "acme", ID: id, Kinds: []string{"k"}}, "sealed", 2)
+			}
 		}
-	}
+		enable := func(on bool) func(context.Context) error {
+			return func(ctx context.Context) error {
+				_, err := db.ChangeWebhook(ctx, "acme", "w1", api.WebhookChange{Enabled: &on}, "admin", 1)
+				return err
+			}
+		}
+		all := []func(context.Context) error{event(db, 1), hook("w1"), event(db, 2), enable(false), event(db, 3), enable(true), event(db, 4)}
+		if failing {
+			all = append(all, fails(db))
+		}
+		for i, err := range db.Together(t.Context(), all...) {
+			if err != nil && (!failing || i < len(all)-1) {
+				t.Errorf("write %d: %v", i, err)
+			}
+		}
+		deliveries, err := db.Deliveries(t.Context(), "acme", "w1", "", 0, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]api.DeliveryState{}
+		for _, d := range deliveries {
+			told[d.Event.Subject] = d.State
+		}
+		if len(told) != 2 || told["2"] != api.DeliveryDead || told["4"] != api.DeliveryPending {
+			t.Errorf("it was told of %v", told)
+		}
+	})
 }
 
 // TestGroupTrimsEvents: a group leaves no more events of a tenant than are kept, but for the slack.
