@@ -149,6 +149,7 @@ func (l *link) leadOn() {
 			if l.begun {
 				l.begun = false
 				runtime.Gosched() // the read may block the only thread that runs goroutines, until Go's monitor sees it
+				runtime.Gosched()
 			}
 		}
 		m, err := l.next()
