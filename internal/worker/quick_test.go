@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -145,5 +146,40 @@ func TestQuickWalk(t *testing.T) {
 	}
 	if id, more := <-answered; more {
 		t.Errorf("request %d answered twice", id)
+	}
+}
+
+// TestUsual: single runs that were interrupted do not make a quick instance slow, nor do single short ones make a slow one
+// quick; and one that changes is seen within some tens of runs.
+func TestUsual(t *testing.T) {
+	const short, long = 5 * time.Microsecond, 5 * time.Millisecond
+	mix := func(n int, every int, most, some time.Duration) (runs []time.Duration) {
+		for i := range n {
+			runs = append(runs, most)
+			if i%every == every-1 {
+				runs[i] = some
+			}
+		}
+		return runs
+	}
+	for _, c := range []struct {
+		name  string
+		runs  []time.Duration
+		quick bool
+		most  time.Duration // of what is usual; 0 is no bound
+	}{
+		{"none", nil, false, 0},
+		{"first", mix(1, 2, short, 0), true, short},
+		{"first long", mix(1, 2, long, 0), false, 0},
+		{"interrupted", mix(10000, 10, short, long), true, 4 * short},
+		{"two of five long", slices.Concat(mix(200, 5, short, long), slices.Repeat([]time.Duration{long, short, long, short, short}, 200)), false, 0},
+		{"short ones between", mix(10000, 10, long, short), false, 0},
+		{"becomes long", slices.Concat(mix(1000, 2, short, short), mix(20, 2, long, long)), false, 0},
+		{"becomes quick", slices.Concat(mix(1000, 2, long, long), mix(60, 2, short, short)), true, 0},
+	} {
+		usual, quick := worker.Usual(c.runs)
+		if quick != c.quick || c.most > 0 && usual > c.most {
+			t.Errorf("%s: usually %v, quick %v", c.name, usual, quick)
+		}
 	}
 }

@@ -30,6 +30,7 @@ type link struct {
 	pending map[uint64]*call
 	broken  bool
 	idle    []*lane // that no request has; the last one used is the next
+	alone   int     // runs in a row that found nobody waiting
 	lanes   []*lane // all of them
 	looking bool    // the watch is on
 	quiet   int     // looks in a row that saw no new request in a lane
