@@ -47,7 +47,7 @@ func (s *stage) cells() []*cell {
 			for _, p := range peers {
 				c.peers = append(c.peers, fmt.Sprintf("%s/%s/%d", m.name, p, n))
 			}
-			if strings.Contains(c.name, s.options.only) {
+			if s.options.only == nil || s.options.only.MatchString(c.name) {
 				all = append(all, c)
 			}
 		}
@@ -62,11 +62,15 @@ func (s *stage) cells() []*cell {
 		peer, own := s.peer.pid, s.server.pid
 		add(m, "runtime", os.Getpid(), func(context.Context) (caller, error) { return newInProcess(m), nil })
 		add(m, "nethttp", peer, overHTTP(s.peer.HTTP, m.postRaw()), "runtime")
-		add(m, "penstock-binary", own, overHTTP(s.server.HTTP, m.postBinary()), "nethttp", "runtime")
+		if b := s.before; b != nil {
+			add(m, "before-binary", b.pid, overHTTP(b.HTTP, m.postBinary()), "nethttp")
+			add(m, "before-grpc", b.pid, overGRPC(b.GRPC), "grpc-echo")
+		}
+		add(m, "penstock-binary", own, overHTTP(s.server.HTTP, m.postBinary()), "nethttp", "runtime", "before-binary")
 		add(m, "penstock-json", own, overHTTP(s.server.HTTP, m.postJSON()), "penstock-binary")
 		if m == s.tiny {
 			add(m, "grpc-echo", peer, overGRPC(s.peer.GRPC))
-			add(m, "penstock-grpc", own, overGRPC(s.server.GRPC), "grpc-echo", "penstock-binary")
+			add(m, "penstock-grpc", own, overGRPC(s.server.GRPC), "grpc-echo", "penstock-binary", "before-grpc")
 		} else {
 			add(m, "penstock-grpc", own, overGRPC(s.server.GRPC), "runtime")
 		}

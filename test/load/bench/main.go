@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -59,7 +60,8 @@ type options struct {
 	passes    int
 	starts    int
 	rollbacks int
-	only      string // substring of the cells to measure
+	only      *regexp.Regexp // of the names of cells to measure; nil is all
+	before    string         // another build of this program, to measure beside; "" is none
 	json      string
 	profile   string
 	binary    string
@@ -74,7 +76,11 @@ func parse(args []string, out io.Writer) (options, error) {
 	set.IntVar(&o.passes, "passes", 5, "interleaved passes over all cells, after one that is thrown away")
 	set.IntVar(&o.starts, "starts", 7, "starts of a server to time; 0 for none")
 	set.IntVar(&o.rollbacks, "rollbacks", 20, "rollbacks under load to time; 0 for none")
-	set.StringVar(&o.only, "only", "", "measure only cells whose name contains this")
+	set.Func("only", "measure only cells whose name matches this expression", func(text string) (err error) {
+		o.only, err = regexp.Compile(text)
+		return err
+	})
+	set.StringVar(&o.before, "before", "", "another build of this program, whose server is measured in the same passes: cells before-binary and before-grpc")
 	set.StringVar(&o.json, "json", "", "write all figures to this file")
 	set.StringVar(&o.profile, "profile", "", "write processor profiles of the server into this folder")
 	set.StringVar(&o.binary, "binary", "bin/penstock", "program whose size is printed")

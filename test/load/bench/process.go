@@ -32,16 +32,21 @@ type child struct {
 
 // start runs this program again in another role and waits for its line.
 func start(role string, config any) (*child, error) {
-	arg, err := json.Marshal(config)
-	if err != nil {
-		return nil, err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
+	return startOf(self, role, config)
+}
+
+// startOf is start with another build of this program.
+func startOf(program, role string, config any) (*child, error) {
+	arg, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
 	c := &child{exited: make(chan struct{})}
-	c.cmd = exec.Command(self, role, string(arg))
+	c.cmd = exec.Command(program, role, string(arg))
 	c.cmd.Stderr = &c.log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := c.cmd.StdoutPipe()

@@ -27,6 +27,7 @@ type stage struct {
 	layersMS  float64
 	peer      *child
 	server    *child
+	before    *child // nil without options.before
 	client    *client.Client
 	memory    []resident
 }
@@ -59,7 +60,10 @@ func open(ctx context.Context, dir string, o options) (_ *stage, err error) {
 	if err = s.startPeer(); err != nil {
 		return nil, err
 	}
-	return s, s.startServer(ctx)
+	if err = s.startServer(ctx); err != nil || o.before == "" {
+		return s, err
+	}
+	return s, s.startBefore(ctx)
 }
 
 func (s *stage) cache() string { return filepath.Join(s.dir, "cache") }
@@ -111,6 +115,23 @@ func (s *stage) startServer(ctx context.Context) (err error) {
 			return err
 		}
 		if err := s.weigh("idle, " + m.name + " deployed too"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startBefore starts the server of another build and deploys the models there too.
+func (s *stage) startBefore(ctx context.Context) (err error) {
+	if s.before, err = startOf(s.options.before, "serve", s.config(filepath.Join(s.dir, "before"))); err != nil {
+		return err
+	}
+	c, err := client.New(client.Config{Server: s.before.HTTP, Tenant: api.DefaultTenant})
+	if err != nil {
+		return err
+	}
+	for _, m := range []*model{s.tiny, s.mid} {
+		if err := deploy(ctx, c, m.name, m.file); err != nil {
 			return err
 		}
 	}
@@ -184,7 +205,10 @@ func release(ctx context.Context, c *client.Client, name string, v api.Version) 
 
 // explain ends the children and adds what they said and how they ended: a connection that breaks says nothing itself.
 func (s *stage) explain(err error) error {
-	for name, c := range map[string]*child{"bare servers": s.peer, "penstock": s.server} {
+	for name, c := range map[string]*child{"bare servers": s.peer, "penstock": s.server, "penstock before": s.before} {
+		if c == nil {
+			continue
+		}
 		gone := false
 		select {
 		case <-c.exited:
@@ -203,7 +227,7 @@ func (s *stage) explain(err error) error {
 }
 
 func (s *stage) close() {
-	for _, c := range []*child{s.server, s.peer} {
+	for _, c := range []*child{s.server, s.before, s.peer} {
 		if c != nil {
 			c.kill()
 		}
