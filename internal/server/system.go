@@ -350,6 +350,7 @@ func Run(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 		return err
 	}
 	slog.SetDefault(log)
+	collectLess()
 	s, err := New(ctx, cfg, log)
 	if err != nil {
 		return err
