@@ -10,7 +10,7 @@ const (
 	hangUpTicks = 8                      // the most ticks between two looks at one of them
 )
 
-// hangUps notices callers who went away before their answers. One timer does it for all requests: a timer for each would
+// hangUps notices callers who went away before their answers, and requests whose time is over. One timer does it for all requests: a timer for each would
 // wake the server several times for every request that waits, which costs most when most wait.
 type hangUps struct {
 	server *HTTP
@@ -36,9 +36,10 @@ func (h *hangUps) arm() {
 func (h *hangUps) walk() {
 	h.armed.Store(false) // before the walk: a request that it does not see any more arms the next
 	var due []*lean
+	at := time.Now()
 	h.server.mu.Lock()
 	for l := range h.server.open {
-		serving, now := l.tick()
+		serving, now := l.tick(at)
 		if serving {
 			h.arm()
 		}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/socket"
 )
 
@@ -47,14 +48,13 @@ type lean struct {
 	header  http.Header
 	body    leanBody
 	answer  answer
-	ctx     context.Context // of all requests: ends when the caller hangs up
-	cancel  context.CancelFunc
+	life    *expiry.Context // of all requests: ends when the caller hangs up, or the request's time
 
 	readBy  time.Time // the read deadline that is set
 	writeBy time.Time // the same for writing
 
 	peer    *socket.Peer
-	mu      sync.Mutex // guards the fields below, and looks
+	mu      sync.Mutex // guards the fields below, the replacing of life, and looks
 	serving bool       // a handler runs
 	ticks   int        // since it began
 }
@@ -74,12 +74,21 @@ type line struct {
 
 func newLean(s *HTTP, c *conn) *lean {
 	l := &lean{server: s, conn: c, raw: socket.Poll(c.Conn), peer: socket.PeerOf(c.Conn), in: make([]byte, leanBuffer), header: http.Header{}}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.body.lean = l
 	l.answer.lean, l.answer.header = l, http.Header{}
-	l.request = *(&http.Request{URL: &l.url, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: l.header,
-		RemoteAddr: c.RemoteAddr().String()}).WithContext(l.ctx)
+	l.request = http.Request{URL: &l.url, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: l.header, RemoteAddr: c.RemoteAddr().String()}
+	l.live()
 	return l
+}
+
+// live begins a context for the requests that come.
+func (l *lean) live() {
+	life := new(expiry.Context)
+	life.Init(time.Now(), hangUpTick)
+	l.mu.Lock()
+	l.life = life
+	l.mu.Unlock()
+	l.request = *l.request.WithContext(life)
 }
 
 // dismiss closes the connection when it waits for a request, or in any case.
@@ -92,7 +101,7 @@ func (l *lean) dismiss(all bool) {
 // serve answers until the connection ends or goes to net/http.
 func (l *lean) serve() {
 	defer l.server.forget(l)
-	defer l.cancel()
+	defer func() { l.life.Cancel() }()
 	for {
 		size, err := l.readHeader()
 		if err != nil {
@@ -425,14 +434,15 @@ func (l *lean) beginWatch() {
 	l.server.hangUps.arm()
 }
 
-// tick counts the time of a request under way, and reports whether it is time to look: after 1 to 2 ticks, 3 to 4, 7 to 8,
+// tick counts the time of a request under way, ends what is over its time, and reports whether it is time to look: after 1 to 2 ticks, 3 to 4, 7 to 8,
 // and then every 8.
-func (l *lean) tick() (serving, due bool) {
+func (l *lean) tick(now time.Time) (serving, due bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.serving {
 		return false, false
 	}
+	l.life.Look(now)
 	l.ticks++
 	return true, l.ticks == 2 || l.ticks == 4 || l.ticks%hangUpTicks == 0
 }
@@ -442,7 +452,7 @@ func (l *lean) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.serving && l.body.readAll.Load() && l.peer.Gone() { // a caller may end its side behind the body
-		l.cancel()
+		l.life.Cancel()
 	}
 }
 
@@ -451,5 +461,8 @@ func (l *lean) endWatch() bool {
 	l.mu.Lock()
 	l.serving = false
 	l.mu.Unlock()
-	return l.ctx.Err() == nil
+	if errors.Is(l.life.Err(), context.DeadlineExceeded) { // the request's end, not the caller's
+		l.live()
+	}
+	return l.life.Err() == nil
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/gateway"
 )
 
@@ -350,5 +351,53 @@ func TestLeanHangUp(t *testing.T) {
 		if a, err := http.ReadResponse(in, nil); err != nil || a.StatusCode != 200 {
 			t.Fatalf("round %d, asked ahead: %v %v", round, a, err)
 		}
+	}
+}
+
+// TestLeanTimeIsOver: a request whose deadline was set in place ends with it, and the next one on the connection has a life of
+// its own.
+func TestLeanTimeIsOver(t *testing.T) {
+	t.Parallel()
+	config := gateway.DefaultConfig()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := config.HTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		life, ok := r.Context().(*expiry.Context)
+		if !ok || life.Err() != nil || !life.Within(time.Now(), 20*gateway.HangUpTick) {
+			t.Error("the context takes no deadline")
+			return
+		}
+		defer life.Free()
+		if r.URL.Path != "/v2/wait" {
+			return
+		}
+		<-r.Context().Done()
+		if !errors.Is(context.Cause(r.Context()), context.DeadlineExceeded) {
+			t.Errorf("the request ended by %v", context.Cause(r.Context()))
+		}
+		w.WriteHeader(http.StatusGatewayTimeout)
+	}), slog.New(slog.DiscardHandler))
+	go func() { _ = s.Serve(config.Listen(l)) }()
+	t.Cleanup(func() { _ = s.Close() })
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for _, step := range []struct {
+		path   string
+		status int
+	}{{"/v2/x", 200}, {"/v2/wait", 504}, {"/v2/x", 200}, {"/v2/wait", 504}, {"/v2/x", 200}} {
+		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", step.path); err != nil {
+			t.Fatal(err)
+		}
+		a, err := http.ReadResponse(in, nil)
+		if err != nil || a.StatusCode != step.status {
+			t.Fatalf("%s: %+v, %v", step.path, a, err)
+		}
+		_ = a.Body.Close()
 	}
 }

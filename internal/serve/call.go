@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/serve/cache"
 	"github.com/penstock/penstock/internal/tensor"
 )
@@ -30,6 +31,10 @@ type Call struct {
 	TraceID    string          // W3C trace context, when the caller sent one
 	ParentID   string
 	Sampled    bool
+
+	// Life is the call's context where it is that of no other call at the same time, so that its deadline may be set in place;
+	// nil elsewhere.
+	Life *expiry.Context
 }
 
 // Answer is what a call gave. The outputs' memory is the engine's, or the cache's, until Release; nobody writes to it.

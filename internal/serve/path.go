@@ -120,7 +120,8 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 	if answer := p.recall(c, &to, x); answer != nil {
 		return answer, nil
 	}
-	if _, err := p.poison.look(c, &to, p.Now()); err != nil {
+	now := p.Now()
+	if _, err := p.poison.look(c, &to, now); err != nil {
 		return nil, err
 	}
 	if p.tight.Load() {
@@ -134,8 +135,17 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 		gate.force() // the one evicted is on its way out
 	}
 	defer gate.leave()
-	ctx, cancel := context.WithTimeout(ctx, p.Limits.timeout(to.variant))
-	defer cancel()
+	limit := p.Limits.timeout(to.variant)
+	by, has := ctx.Deadline()
+	switch {
+	case has && by.Before(now.Add(limit)):
+	case !has && c.Life != nil && c.Life.Within(now, limit):
+		defer c.Life.Free()
+	default:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
 	return p.share(ctx, c, &to, x)
 }
 

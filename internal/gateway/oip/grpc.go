@@ -127,7 +127,7 @@ func (p *protocol) inferGRPC(ctx context.Context, s *scratch, start time.Time) (
 		return nil, err
 	}
 	defer p.gateway.Free(size)
-	s.call.Principal, s.call.RequestID, s.call.Start = gateway.PrincipalOf(ctx), id, start
+	s.call.Principal, s.call.RequestID, s.call.Start, s.call.Life = gateway.PrincipalOf(ctx), id, start, rpc.Life(ctx)
 	answer, out, err := p.callGRPC(ctx, s)
 	if err != nil {
 		return nil, err

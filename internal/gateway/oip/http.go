@@ -11,6 +11,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/gateway"
 	"github.com/penstock/penstock/internal/serve"
 	wire "github.com/penstock/penstock/internal/wire/oip"
@@ -201,6 +202,7 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 		return nil, none, err
 	}
 	ctx := r.Context()
+	call.Life, _ = ctx.(*expiry.Context)
 	call.Priority, call.Parameters = s.request.Priority, s.request.Parameters
 	if s.request.Timeout > 0 {
 		limited, cancel := context.WithDeadline(ctx, start.Add(s.request.Timeout))

@@ -32,7 +32,7 @@ func (s *stream) run() {
 	c.done()
 	c.write()
 	c.mu.Unlock()
-	s.cancel()
+	s.stop()
 }
 
 // guarded runs the method; one that panics fails alone.

@@ -47,6 +47,16 @@ func echo(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValu
 	case "wait":
 		<-ctx.Done()
 		return nil, ctx.Err()
+	case "within":
+		if life := rpc.Life(ctx); life == nil || !life.Within(time.Now(), 2*time.Second) {
+			return nil, status.Error(codes.Internal, "the context takes no deadline")
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case "deadline":
+		by, has := ctx.Deadline()
+		left := time.Until(by)
+		return wrapperspb.Bytes(fmt.Appendf(nil, "%v %v %v", has, left.Round(time.Minute), rpc.Life(ctx) != nil)), nil
 	case "panic":
 		panic("broken")
 	case "later":
@@ -562,5 +572,27 @@ func TestFailureBringsMetadata(t *testing.T) {
 	check(err, stream.Trailer())
 	if _, err = ask(t.Context(), c, []byte("x"), grpc.Trailer(&trailer)); err != nil || len(trailer) > 0 {
 		t.Errorf("the next call: %v, trailer %v", err, trailer)
+	}
+}
+
+// TestTimeIsOver: a call ends with the deadline that was set in place, and has the caller's own.
+func TestTimeIsOver(t *testing.T) {
+	t.Parallel()
+	_, address := start(t, rpc.Options{Limits: limits()})
+	client := dial(t, address)
+	acting := func(act string) context.Context { return metadata.AppendToOutgoingContext(t.Context(), "act", act) }
+	if _, err := ask(acting("within"), client, nil); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("a call over its time: %v", err)
+	}
+	for timeout, want := range map[time.Duration]string{0: "false", time.Second: "true 0s false", time.Hour: "true 1h0m0s true"} {
+		ctx := acting("deadline")
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		if got, err := ask(ctx, client, nil); err != nil || !strings.HasPrefix(string(got), want) {
+			t.Errorf("with a timeout of %v the call's deadline is %q, not %q: %v", timeout, got, want, err)
+		}
 	}
 }

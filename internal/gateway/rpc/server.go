@@ -66,12 +66,13 @@ type Server struct {
 	stopped chan struct{} // closed when the server is over
 	once    sync.Once
 	running sync.WaitGroup // connections and calls
+	armed   atomic.Bool    // a look is on its way
+	looks   *time.Timer
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	closing   bool
-	watched   bool
 	idle      chan struct{} // closed when closing and the last connection is gone
 }
 
@@ -91,6 +92,8 @@ func New(o Options) *Server {
 	s := &Server{limits: o.Limits, codec: o.Codec, memory: o.Memory, admit: o.Admit, recover: o.Panicked, unary: o.Unary, stream: o.Stream,
 		methods: map[string]*method{}, services: map[string]grpc.ServiceInfo{}, calls: make(chan *stream), stopped: make(chan struct{}),
 		listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, idle: make(chan struct{})}
+	s.looks = time.AfterFunc(time.Hour, s.look)
+	s.looks.Stop() // until there is a call
 	if s.codec == nil {
 		s.codec = encoding.GetCodecV2("proto")
 	}
@@ -139,10 +142,6 @@ func (s *Server) Serve(l net.Listener) error {
 		return grpc.ErrServerStopped
 	}
 	s.listeners[l] = struct{}{}
-	if !s.watched {
-		s.watched = true
-		s.running.Go(s.watch)
-	}
 	s.mu.Unlock()
 	defer l.Close()
 	for pause := time.Duration(0); ; {
@@ -237,24 +236,29 @@ func (s *Server) work(call *stream) {
 	s.resting.Add(-1)
 }
 
-// watch ends calls whose message does not come.
-func (s *Server) watch() {
-	tick := time.NewTicker(min(max(s.limits.Message/8, 10*time.Millisecond), 5*time.Second))
-	defer tick.Stop()
-	for {
-		select {
-		case <-s.stopped:
-			return
-		case now := <-tick.C:
-			s.mu.Lock()
-			conns := make([]*conn, 0, len(s.conns))
-			for c := range s.conns {
-				conns = append(conns, c)
-			}
-			s.mu.Unlock()
-			for _, c := range conns {
-				c.expire(now, s.limits.Message)
-			}
+// lookEvery is the time between two looks at the calls, while there are any.
+const lookEvery = 100 * time.Millisecond
+
+// arm sees to it that a look comes.
+func (s *Server) arm() {
+	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
+		s.looks.Reset(min(max(s.limits.Message/8, 10*time.Millisecond), lookEvery))
+	}
+}
+
+// look ends calls whose message does not come, or whose time is over. It comes again as long as there are calls.
+func (s *Server) look() {
+	s.armed.Store(false) // before the look: a call that it does not see any more arms the next
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	now := time.Now()
+	for _, c := range conns {
+		if c.expire(now, s.limits.Message) {
+			s.arm()
 		}
 	}
 }

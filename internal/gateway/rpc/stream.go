@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
+
+	"github.com/penstock/penstock/internal/expiry"
 )
 
 // stream is one call from its header to its end. The peer's frames reach it by the connection's reader; a goroutine of its
@@ -23,10 +25,11 @@ type stream struct {
 	coding      string // of compressed messages, both ways; empty: none
 	fields      []field
 	ctx         callContext
-	cancel      context.CancelFunc
-	refused     int   // HTTP status for who does not speak gRPC; 0 for who does
-	promised    int64 // content-length; -1 for none
-	admitted    any   // what Admit gave
+	life        expiry.Context     // that ctx is of, unless cancel is set
+	cancel      context.CancelFunc // of the caller's deadline, where it has to be met closely; else nil
+	refused     int                // HTTP status for who does not speak gRPC; 0 for who does
+	promised    int64              // content-length; -1 for none
+	admitted    any                // what Admit gave
 	opened      time.Time
 	extra       []string // names and values that the answer's header gets; the method's until the header is sent
 
@@ -73,6 +76,14 @@ func (c *callContext) Value(key any) any {
 func streamOf(ctx context.Context) *stream {
 	s, _ := ctx.Value(streamKey{}).(*stream)
 	return s
+}
+
+// Life is the context of a unary call, unless its caller's deadline has to be met closely; nil for other calls.
+func Life(ctx context.Context) *expiry.Context {
+	if s := streamOf(ctx); s != nil && s.cancel == nil && s.method != nil && s.method.stream == nil {
+		return &s.life
+	}
+	return nil
 }
 
 // Values gives the values of a call's metadata, by a name in lower case; nil when there are none. It allocates only for names that
@@ -185,13 +196,12 @@ func (c *conn) second(id uint32, ends bool) error {
 // begin needs mu. It finds the method, asks who calls, and starts a streaming method. An error is the call's status.
 func (c *conn) begin(s *stream, r *request) error {
 	server := c.server
-	var base context.Context
-	if r.timeout > 0 {
-		base, s.cancel = context.WithTimeout(context.Background(), r.timeout)
-	} else {
-		base, s.cancel = context.WithCancel(context.Background())
+	s.life.Init(s.opened, lookEvery)
+	s.ctx = callContext{&s.life, s}
+	if r.timeout > 0 && !s.life.Within(s.opened, r.timeout) {
+		s.ctx.Context, s.cancel = context.WithTimeout(context.Background(), r.timeout)
 	}
-	s.ctx = callContext{base, s}
+	server.arm()
 	if s.refused != 0 {
 		if s.ended {
 			s.started = true
@@ -352,6 +362,15 @@ func (s *stream) wake() {
 	}
 }
 
+// stop ends the call's context.
+func (s *stream) stop() {
+	if s.cancel != nil {
+		s.cancel()
+		return
+	}
+	s.life.Cancel()
+}
+
 // drop needs mu. It ends a call without a word to the peer; a method that runs is told by its context.
 func (c *conn) drop(s *stream, why error) {
 	if s.over != nil {
@@ -359,7 +378,7 @@ func (c *conn) drop(s *stream, why error) {
 	}
 	s.over = why
 	delete(c.streams, s.id)
-	s.cancel()
+	s.stop()
 	s.wake()
 	if !s.started {
 		s.in.letGo()
@@ -390,16 +409,19 @@ func (c *conn) done() {
 	}
 }
 
-// expire ends calls whose first message has not come in time.
-func (c *conn) expire(now time.Time, limit time.Duration) {
+// expire ends calls whose first message has not come in time, and those that are over their own. It reports whether there are
+// any.
+func (c *conn) expire(now time.Time, limit time.Duration) (any bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.streams {
+		s.life.Look(now)
 		if !s.first && now.Sub(s.opened) >= limit {
 			c.end(s, status.Errorf(codes.Canceled, "the message did not come within the limit of %v", limit))
 		}
 	}
 	c.write()
+	return len(c.streams) > 0
 }
 
 // convert gives the status of an error: its own, or that of a context's end, or unknown; and the metadata that goes with it.
