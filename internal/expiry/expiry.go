@@ -19,8 +19,9 @@ type Context struct {
 	every time.Duration // between two looks
 	began time.Time
 
-	by  atomic.Int64          // the deadline, in nanoseconds since began, so that it is one word; 0 is none
-	err atomic.Pointer[error] // why it ended
+	by   atomic.Int64           // the deadline, in nanoseconds since began, so that it is one word; 0 is none
+	err  atomic.Pointer[error]  // why it ended
+	hook atomic.Pointer[func()] // that Hook left; nil is none, or that it is called
 
 	mu    sync.Mutex // guards what follows, and the setting of err
 	done  chan struct{}
@@ -64,6 +65,9 @@ func (c *Context) end(why error) {
 		go (*f)()
 	}
 	c.funcs = nil
+	if f := c.hook.Swap(nil); f != nil {
+		go (*f)()
+	}
 }
 
 // Deadline is what Within set.
@@ -98,6 +102,21 @@ func (c *Context) Err() error {
 
 // Value finds nothing.
 func (*Context) Value(any) any { return nil }
+
+// Hook is AfterFunc for one function at a time, without a word of memory. It reports false when there is another; else the
+// same pointer has to be given to Unhook.
+func (c *Context) Hook(f *func()) bool {
+	if !c.hook.CompareAndSwap(nil, f) {
+		return false
+	}
+	if c.err.Load() != nil && c.hook.CompareAndSwap(f, nil) { // it ended before it could see f
+		go (*f)()
+	}
+	return true
+}
+
+// Unhook prevents what Hook left from being called, and reports whether it did.
+func (c *Context) Unhook(f *func()) bool { return c.hook.CompareAndSwap(f, nil) }
 
 // AfterFunc has f called in a goroutine of its own when the context has ended; stop prevents that and reports whether it did.
 // The contexts of package context that have this one as their parent use it.

@@ -82,7 +82,7 @@ func walk(t *testing.T, random *rand.Rand) {
 	}
 	var called, kept atomic.Int64
 	for range random.IntN(12) {
-		switch random.IntN(6) {
+		switch random.IntN(7) {
 		case 0:
 			limit := time.Duration(20+random.IntN(100)) * time.Millisecond
 			if set := c.Within(time.Now(), limit); set != by.IsZero() {
@@ -106,6 +106,23 @@ func walk(t *testing.T, random *rand.Rand) {
 					due = context.DeadlineExceeded
 				}
 				by = time.Time{}
+			}
+		case 5:
+			f := func() { called.Add(1) }
+			if !c.Hook(&f) {
+				t.Fatal("hooked already")
+			}
+			stopModel := context.AfterFunc(model, func() { kept.Add(1) })
+			if random.IntN(4) == 0 {
+				c.Cancel()
+				cancel()
+				if due == nil {
+					due = context.Canceled
+				}
+			}
+			synctest.Wait()
+			if a, b := c.Unhook(&f), stopModel(); a != b {
+				t.Fatalf("unhooked %v, the model %v", a, b)
 			}
 		default:
 			stop := c.AfterFunc(func() { called.Add(1) })

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/wire/hop"
 )
 
@@ -95,12 +96,20 @@ type ownRun struct {
 
 	// Written by the leader while no run is under way, read by the watch after it took the run over.
 	message *hop.Message
-	begun   time.Time // set when the request has a deadline
-	ctx     context.Context
-	cancel  context.CancelFunc
+
+	life  expiry.Context // of all these runs
+	leave func() bool    // the connection's end does not end life any more
 
 	late    *time.Timer // guarded by link.mu: the deadline of the run that was taken over
 	expired bool        // guarded by link.mu
+}
+
+// end ends what the runs' context holds.
+func (r *ownRun) end() {
+	if r.leave != nil {
+		r.leave()
+	}
+	r.life.Cancel()
 }
 
 // taken is the serial of a run that was taken over.
@@ -108,9 +117,7 @@ const taken = -1
 
 // stopWatch ends the watch, when nobody leads any more.
 func (l *link) stopWatch() {
-	if l.lead.run.cancel != nil {
-		l.lead.run.cancel()
-	}
+	l.lead.run.end()
 	l.lead.timer.Stop()
 }
 
@@ -121,19 +128,16 @@ func (l *link) runQuick(m *hop.Message) (leads bool) {
 		return true
 	}
 	r := l.lead.run
-	if r.cancel == nil {
-		r.ctx, r.cancel = context.WithCancel(l.ctx)
+	if r.leave == nil {
+		r.leave = context.AfterFunc(l.ctx, r.life.Cancel)
 	}
 	r.message = m
-	if m.Budget > 0 {
-		r.begun = time.Now()
-	}
 	serial := r.serial.Add(1)
 	if !l.lead.looking.Load() {
 		l.lead.looking.Store(true)
 		l.lead.timer.Reset(handOver)
 	}
-	reply, answer := l.execute(r.ctx, m, true)
+	reply, answer := l.execute(&r.life, m, true)
 	reply.Answers(m)
 	if r.serial.Swap(serial+1) == taken {
 		l.finishTaken(r, m, &reply)
@@ -157,9 +161,9 @@ func (l *link) finishTaken(r *ownRun, m *hop.Message, reply *hop.Message) {
 	}
 	expired := r.expired
 	l.mu.Unlock()
-	r.cancel()
+	r.end()
 	if expired && reply.Kind == hop.KindFailure {
-		reply.Failure = l.failure(r.ctx, context.DeadlineExceeded)
+		reply.Failure = l.failure(&r.life, context.DeadlineExceeded)
 	}
 	l.send(reply)
 }
@@ -195,13 +199,13 @@ func (l *link) takeOver(r *ownRun, serial int64) {
 		return // it is done after all
 	}
 	m := r.message
-	l.running[m.ID] = r.cancel
-	if m.Budget > 0 {
-		r.late = time.AfterFunc(max(0, m.Budget-time.Since(r.begun)), func() {
+	l.running[m.ID] = r.life.Cancel
+	if m.Budget > 0 { // it has run for once or twice as long as it takes to see it twice
+		r.late = time.AfterFunc(max(0, m.Budget-handOver), func() {
 			l.mu.Lock()
 			r.expired = true
 			l.mu.Unlock()
-			r.cancel()
+			r.life.Cancel()
 		})
 	}
 	l.lead.run = &ownRun{}

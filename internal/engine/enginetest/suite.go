@@ -13,6 +13,7 @@ import (
 
 	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/expiry"
 )
 
 // patience is how long the suite waits for what must happen; it fails then.
@@ -356,15 +357,24 @@ func testCancel(t *testing.T, s *suite) {
 	s.mustLoad(t, s.models.Slow, "slow")
 	s.mustLoad(t, s.models.Quick, "quick")
 	ctx, cancel := context.WithCancel(t.Context())
-	request := s.begin(ctx, t, "slow")
-	if err := s.ask(t.Context(), "quick"); err != nil {
-		t.Errorf("beside a slow request: %v", err)
-	}
-	cancel()
-	wantCode(t, "the request", receive(t, "the request", request), api.CodeCanceled)
-	wantCode(t, "a request with an ended context", s.ask(ctx, "quick"), api.CodeCanceled)
-	if err := s.ask(t.Context(), "quick"); err != nil {
-		t.Errorf("afterwards: %v", err)
+	defer cancel()
+	var life expiry.Context
+	life.Init(time.Now(), time.Second)
+	for _, c := range []struct {
+		ctx    context.Context
+		cancel func()
+	}{{ctx, cancel}, {&life, life.Cancel}} {
+		first, second := s.begin(c.ctx, t, "slow"), s.begin(c.ctx, t, "slow")
+		if err := s.ask(t.Context(), "quick"); err != nil {
+			t.Errorf("beside slow requests: %v", err)
+		}
+		c.cancel()
+		wantCode(t, "the first request", receive(t, "the first request", first), api.CodeCanceled)
+		wantCode(t, "the second", receive(t, "the second", second), api.CodeCanceled)
+		wantCode(t, "a request with an ended context", s.ask(c.ctx, "quick"), api.CodeCanceled)
+		if err := s.ask(t.Context(), "quick"); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/internal/engine"
+	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/ort"
 	"github.com/penstock/penstock/internal/tensor"
 )
@@ -59,13 +60,15 @@ func (r *runner) run(ctx context.Context, outputs []string) error {
 	if len(outputs) == 0 {
 		outputs = nil // all
 	}
-	stopWatch := func() bool { return true }
-	if ctx.Done() != nil {
+	life, _ := ctx.(*expiry.Context)
+	hooked := life != nil && life.Hook(&r.onEnd)
+	var stopWatch func() bool
+	if !hooked && ctx.Done() != nil {
 		stopWatch = context.AfterFunc(ctx, r.onEnd)
 	}
 	err := r.instance.model.session.Fill(&r.result, r.inputs, outputs, r.options)
 	// Only when nobody can terminate any more may the runner serve another run.
-	if !stopWatch() {
+	if hooked && !life.Unhook(&r.onEnd) || stopWatch != nil && !stopWatch() {
 		<-r.fired
 		r.clean = false
 	}
