@@ -116,6 +116,9 @@ func KindOf(err error) Kind { return AsError(err).Kind() }
 
 // Is reports whether err carries the code.
 func Is(err error, code Code) bool {
+	if err == nil {
+		return false // without the memory that what follows takes
+	}
 	var e *Error
 	return errors.As(err, &e) && e.Code == code
 }

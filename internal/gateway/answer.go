@@ -23,14 +23,15 @@ type answer struct {
 	lean    *lean
 	header  http.Header
 	status  int
-	out     []byte // gathered: the header, once begun, and what of the body is not written
-	body    []byte // gathered before the header is begun
-	keys    []string
-	begun   bool  // the header is in out, or written
-	chunked bool  // the length is not known
-	length  int64 // what was announced; -1 when nothing was
-	written int64 // bytes of the body
-	closes  bool  // the connection ends behind this answer
+	out     []byte     // gathered: the header, once begun, and what of the body is not written
+	body    []byte     // gathered before the header is begun
+	keys    []string   // of the last answer's header, in order
+	values  [][]string // of these keys
+	begun   bool       // the header is in out, or written
+	chunked bool       // the length is not known
+	length  int64      // what was announced; -1 when nothing was
+	written int64      // bytes of the body
+	closes  bool       // the connection ends behind this answer
 	by      time.Time
 	err     error
 }
@@ -174,19 +175,18 @@ func (a *answer) begin() {
 	a.out = append(a.out, "\r\nDate: "...)
 	a.out = append(a.out, l.server.today(time.Now())...)
 	a.out = append(a.out, "\r\n"...)
-	a.keys = a.keys[:0]
-	for key := range a.header {
-		a.keys = append(a.keys, key)
+	if !a.alike() {
+		a.order()
 	}
-	slices.Sort(a.keys)
-	for _, key := range a.keys {
-		if key == "Connection" || key == "Content-Length" && len(a.header[key]) != 1 {
+	for i, key := range a.keys {
+		if key == "Connection" || key == "Content-Length" && len(a.values[i]) != 1 {
 			continue
 		}
-		for _, value := range a.header[key] {
+		for _, value := range a.values[i] {
 			a.field(key, value)
 		}
 	}
+	clear(a.values) // they are the request's
 	if a.closes {
 		a.field("Connection", "close")
 	}
@@ -196,11 +196,38 @@ func (a *answer) begin() {
 	a.out = append(a.out, "\r\n"...)
 }
 
+// alike takes the values of the last answer's keys, and reports whether they are all that there is.
+func (a *answer) alike() bool {
+	if len(a.keys) != len(a.header) {
+		return false
+	}
+	for i, key := range a.keys {
+		values, ok := a.header[key]
+		if !ok {
+			return false
+		}
+		a.values[i] = values
+	}
+	return true
+}
+
+// order takes the header's keys, sorted, and their values.
+func (a *answer) order() {
+	a.keys, a.values = a.keys[:0], a.values[:0]
+	for key := range a.header {
+		a.keys = append(a.keys, key)
+	}
+	slices.Sort(a.keys)
+	for _, key := range a.keys {
+		a.values = append(a.values, a.header[key])
+	}
+}
+
 // newlines cannot be in a header's value: they would end it.
 var newlines = strings.NewReplacer("\r", " ", "\n", " ")
 
 func (a *answer) field(key, value string) {
-	if strings.ContainsAny(value, "\r\n") {
+	if strings.IndexByte(value, '\r') >= 0 || strings.IndexByte(value, '\n') >= 0 {
 		value = newlines.Replace(value)
 	}
 	a.out = append(a.out, key...)

@@ -27,7 +27,7 @@ const firstBody = 1 << 20
 // bodyAlign is where the part after a binary request's JSON begins, so that native readers find its first tensor aligned.
 const bodyAlign = 64
 
-// Body is a request's body in memory. Release gives the memory back; nothing may alias it afterwards.
+// Body is a request's body in memory. Release gives the memory back; nothing may alias it afterwards. The zero value is empty.
 type Body struct {
 	Data  []byte
 	s     *Server
@@ -60,18 +60,18 @@ func (b *Body) drop() {
 	b.block = block{}
 }
 
-// ReadBody reads a request's whole body, at most limit bytes of it, decoded when it is compressed. The memory grows with
+// ReadBody reads a request's whole body into b, at most limit bytes of it, decoded when it is compressed. The memory grows with
 // what really arrives. lead is how many bytes stand before the part to align; 0 when there is no such part. The caller must
 // release the body, also after an error.
-func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead int64) (*Body, error) {
-	b := &Body{s: s}
+func (s *Server) ReadBody(b *Body, w http.ResponseWriter, r *http.Request, limit, lead int64) error {
+	*b = Body{s: s}
 	if r.ContentLength > limit {
-		return b, tooLarge(limit)
+		return tooLarge(limit)
 	}
-	b.pace = paced{body: r.Body, control: http.NewResponseController(w), grace: s.config.BodyGrace, rate: s.config.BodyBytesPerSec, started: time.Now()}
+	b.pace = paced{body: r.Body, w: w, grace: s.config.BodyGrace, rate: s.config.BodyBytesPerSec, started: time.Now()}
 	reader, err := s.inflate(r, b, limit)
 	if err != nil {
-		return b, err
+		return err
 	}
 	// One byte more than announced, so that the end is seen without another step; nothing is believed of a compressed body.
 	most, first := limit+1, int64(4<<10)
@@ -81,27 +81,27 @@ func (s *Server) ReadBody(w http.ResponseWriter, r *http.Request, limit, lead in
 	}
 	pad := -lead & (bodyAlign - 1)
 	if err := b.grow(0, first+pad); err != nil {
-		return b, err
+		return err
 	}
 	for n := pad; ; {
 		size := int64(len(b.block.bytes))
 		if n == size {
 			if err := b.grow(n, max(n+1, min(4*size, most+pad))); err != nil {
-				return b, err
+				return err
 			}
 		}
 		got, err := reader.Read(b.block.bytes[n:])
 		n += int64(got)
 		if n-pad > limit {
-			return b, tooLarge(limit)
+			return tooLarge(limit)
 		}
 		if err == io.EOF {
 			b.pace.done()
 			b.Data = b.block.bytes[pad:n:n]
-			return b, nil
+			return nil
 		}
 		if err != nil {
-			return b, readFault(err)
+			return readFault(err)
 		}
 	}
 }
@@ -241,7 +241,7 @@ func (s *Server) inflate(r *http.Request, b *Body, limit int64) (io.Reader, erro
 // paced sets the connection's read deadline ahead of every read, so that a body must keep its minimum rate.
 type paced struct {
 	body    io.Reader
-	control *http.ResponseController
+	w       http.ResponseWriter
 	grace   time.Duration
 	rate    int64
 	started time.Time
@@ -254,7 +254,7 @@ func (p *paced) Read(b []byte) (int, error) {
 	if until := p.started.Add(p.grace + earned); until != p.until {
 		p.until = until
 		// Where the connection takes no deadline (a test's recorder), there is no slow caller either.
-		_ = p.control.SetReadDeadline(until)
+		_ = SetReadDeadline(p.w, until)
 	}
 	n, err := p.body.Read(b)
 	p.read += int64(n)
@@ -262,7 +262,7 @@ func (p *paced) Read(b []byte) (int, error) {
 }
 
 // done takes the deadline away again: the server goes on reading the connection to notice that the caller hangs up.
-func (p *paced) done() { _ = p.control.SetReadDeadline(time.Time{}) }
+func (p *paced) done() { _ = SetReadDeadline(p.w, time.Time{}) }
 
 // ratio stops a decoder whose output outgrows its input.
 type ratio struct {

@@ -32,10 +32,27 @@ func (c Config) guardPath(next http.Handler) http.Handler {
 		}
 		if r.ContentLength != 0 {
 			// What a handler left unread is read away by net/http without a limit of time; now it has one.
-			defer func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.BodyGrace)) }()
+			defer func() { _ = SetReadDeadline(w, time.Now().Add(c.BodyGrace)) }()
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// SetReadDeadline bounds the reading of a request's body, as http.ResponseController does, which it only makes where the writer does
+// not do it itself.
+func SetReadDeadline(w http.ResponseWriter, by time.Time) error {
+	if own, ok := w.(interface{ SetReadDeadline(by time.Time) error }); ok {
+		return own.SetReadDeadline(by)
+	}
+	return http.NewResponseController(w).SetReadDeadline(by)
+}
+
+// SetWriteDeadline is the same for the writing of the answer.
+func SetWriteDeadline(w http.ResponseWriter, by time.Time) error {
+	if own, ok := w.(interface{ SetWriteDeadline(by time.Time) error }); ok {
+		return own.SetWriteDeadline(by)
+	}
+	return http.NewResponseController(w).SetWriteDeadline(by)
 }
 
 // controlPrefix begins the paths of the control API, whose errors are problems.

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/api"
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/serve/cache"
 	"github.com/penstock/penstock/internal/tensor"
 )
 
-// Call is one decoded inference request. The deadline is the context's; the path shortens it to the variant's limit.
+// Call is one decoded inference request, for one Infer. The deadline is the context's; the path shortens it to the variant's limit.
 type Call struct {
 	Principal  *api.Principal
 	Endpoint   api.EndpointName
@@ -35,17 +36,21 @@ type Call struct {
 	// Life is the call's context where it is that of no other call at the same time, so that its deadline may be set in place;
 	// nil elsewhere.
 	Life *expiry.Context
+
+	x      api.Exchange // what Infer records
+	answer Answer       // what it gives
 }
 
-// Answer is what a call gave. The outputs' memory is the engine's, or the cache's, until Release; nobody writes to it.
+// Answer is what a call gave, and its call's memory. The outputs' memory is the engine's, or the cache's, until Release; nobody
+// writes to it.
 type Answer struct {
 	Outputs []tensor.Tensor
 	Model   api.ModelName
 	Version api.VersionNumber
 	Variant api.VariantName
-	Recall  Recall // what the endpoint's response cache had to do with it
-	release func()
-	entry   *cache.Entry
+	Recall  Recall         // what the endpoint's response cache had to do with it
+	run     *engine.Answer // of the outputs that are the engine's
+	entry   *cache.Entry   // of those that are the cache's
 }
 
 // Release gives the outputs' memory back; it must be called once, when the answer was written.
@@ -53,10 +58,7 @@ func (a *Answer) Release() {
 	if a == nil {
 		return
 	}
-	if a.release != nil {
-		a.release()
-		a.release = nil
-	}
+	a.run.Release()
 	if a.entry != nil {
 		a.entry.Release()
 		a.entry = nil

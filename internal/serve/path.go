@@ -102,9 +102,9 @@ func (p *Path) Ready() bool { return p.table.Load() != nil }
 // Infer is the walk: admit, route, recall, queue, share, balance, infer, record. Every call ends exactly once, at the latest with its
 // deadline, and leaves exactly one exchange.
 func (p *Path) Infer(ctx context.Context, c *Call) (*Answer, error) {
-	x := exchange(c)
-	answer, err := p.walk(ctx, c, &x)
-	p.record(&x, answer, err)
+	c.x = exchange(c)
+	answer, err := p.walk(ctx, c, &c.x)
+	p.record(&c.x, answer, err)
 	return answer, err
 }
 
@@ -216,7 +216,8 @@ func (p *Path) infer(ctx context.Context, c *Call, to *target, x *api.Exchange) 
 		if err == nil {
 			x.Queue += answer.Queue
 			x.Compute, x.Executed, x.Wait, x.Steps = answer.Compute, int64(answer.Batch), answer.Wait, answer.Steps
-			return &Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, release: answer.Release}, nil
+			c.answer = Answer{Outputs: answer.Outputs, Model: v.Model, Version: v.Version, Variant: v.Name, run: answer}
+			return &c.answer, nil
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -82,9 +82,12 @@ func Attach(g *gateway.Server, o Options) {
 
 // scratch is what one infer request needs, kept for the next.
 type scratch struct {
-	request wire.Request
-	out     []byte
-	call    serve.Call
+	request  wire.Request
+	body     gateway.Body
+	call     serve.Call
+	response wire.Response
+	out      []byte
+	paced    pacedWriter
 }
 
 // keepOut is the most answer memory that is kept between requests.
@@ -94,7 +97,7 @@ func (p *protocol) take() *scratch { return p.requests.Get().(*scratch) }
 
 func (p *protocol) give(s *scratch) {
 	s.request.Reset()
-	s.call = serve.Call{}
+	s.call, s.response, s.paced = serve.Call{}, wire.Response{}, pacedWriter{}
 	if cap(s.out) > keepOut {
 		s.out = nil
 	}

@@ -181,9 +181,9 @@ func (c *controls) answer(p *protocol, w http.ResponseWriter, r *http.Request, t
 	}
 	var body []byte
 	if r.Method == http.MethodPost {
-		held, err := p.gateway.ReadBody(w, r, controlBytes, 0)
+		var held gateway.Body
 		defer held.Release()
-		if err != nil {
+		if err := p.gateway.ReadBody(&held, w, r, controlBytes, 0); err != nil {
 			return nil, err
 		}
 		body = held.Data

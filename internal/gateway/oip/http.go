@@ -171,27 +171,25 @@ func (p *protocol) infer(w http.ResponseWriter, r *http.Request, t target, id st
 	if err := p.server.Overdue(&s.call); err != nil {
 		return err
 	}
-	body, err := p.read(w, r, s, t, principal)
-	defer body.Release()
-	if err != nil {
+	defer s.body.Release()
+	if err := p.read(w, r, s, t, principal); err != nil {
 		return err
 	}
-	answer, out, err := p.callHTTP(w, r, s, t, id, principal, start)
+	answer, err := p.callHTTP(w, r, s, t, id, principal, start)
 	if err != nil {
 		return err
 	}
 	defer answer.Release()
 	var size int64
-	if s.out, size, err = out.AppendHTTP(s.out[:0], &s.request); err != nil {
+	if s.out, size, err = s.response.AppendHTTP(s.out[:0], &s.request); err != nil {
 		return err
 	}
-	p.write(w, r, s, &out, size)
+	p.write(w, r, s, size)
 	return nil
 }
 
-// callHTTP has a decoded request answered and says who answered it. The answer must be released.
-func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, t target, id string, principal *api.Principal, start time.Time) (*serve.Answer, wire.Response, error) {
-	var none wire.Response
+// callHTTP has a decoded request answered, says who answered it, and fills s.response. The answer must be released.
+func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, t target, id string, principal *api.Principal, start time.Time) (*serve.Answer, error) {
 	call := &s.call
 	call.Principal, call.Endpoint, call.Version = principal, api.EndpointName(t.endpoint), t.version
 	call.RequestID, call.Protocol, call.Start = id, "oip-http", start
@@ -199,7 +197,7 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 	l := labels{unit: r.Header["Penstock-Unit"], variant: r.Header["Penstock-Variant"], traceparent: r.Header["Traceparent"],
 		cacheControl: r.Header["Cache-Control"], band: r.Header["Penstock-Band"]}
 	if err := l.put(call); err != nil {
-		return nil, none, err
+		return nil, err
 	}
 	ctx := r.Context()
 	call.Life, _ = ctx.(*expiry.Context)
@@ -211,52 +209,51 @@ func (p *protocol) callHTTP(w http.ResponseWriter, r *http.Request, s *scratch, 
 	}
 	answer, err := p.server.Infer(ctx, call)
 	if err != nil {
-		return nil, none, named(err, t.endpoint, t.version)
+		return nil, named(err, t.endpoint, t.version)
 	}
 	outputs, err := s.request.Classify(answer.Outputs)
 	if err != nil {
 		answer.Release()
-		return nil, none, err
+		return nil, err
 	}
 	version := strconv.FormatInt(int64(answer.Version), 10)
-	header := w.Header()
-	header["Penstock-Variant"] = []string{string(answer.Variant)}
-	header["Penstock-Version"] = []string{version}
+	header, values := w.Header(), []string{string(answer.Variant), version}
+	header["Penstock-Variant"], header["Penstock-Version"] = values[:1:1], values[1:]
 	if status := cacheStatus(answer.Recall); status != nil {
 		header["Cache-Status"] = status
 	}
-	return answer, wire.Response{Model: t.endpoint, Version: version, ID: s.request.ID, Outputs: outputs}, nil
+	s.response = wire.Response{Model: t.endpoint, Version: version, ID: s.request.ID, Outputs: outputs}
+	return answer, nil
 }
 
-// read takes the body in and decodes it. The body is never nil.
-func (p *protocol) read(w http.ResponseWriter, r *http.Request, s *scratch, t target, principal *api.Principal) (*gateway.Body, error) {
+// read takes the body in, which has to be released also after an error, and decodes it.
+func (p *protocol) read(w http.ResponseWriter, r *http.Request, s *scratch, t target, principal *api.Principal) error {
 	config := p.gateway.Config()
 	header, limit := int64(-1), config.JSONBytes
 	if values := r.Header["Inference-Header-Content-Length"]; len(values) > 0 {
 		limit = config.TensorBytes
 		var err error
 		if header, err = headerLength(values); err != nil {
-			return new(gateway.Body), err
+			return err
 		}
 		if header > config.JSONBytes {
-			return new(gateway.Body), api.Fail(api.CodeTooLarge, "", "Inference-Header-Content-Length is %d, the limit for JSON is %d bytes", header, config.JSONBytes)
+			return api.Fail(api.CodeTooLarge, "", "Inference-Header-Content-Length is %d, the limit for JSON is %d bytes", header, config.JSONBytes)
 		}
 	}
-	body, err := p.gateway.ReadBody(w, r, limit, max(header, 0))
-	if err != nil {
-		return body, err
+	if err := p.gateway.ReadBody(&s.body, w, r, limit, max(header, 0)); err != nil {
+		return err
 	}
 	if header != 0 {
-		return body, s.request.DecodeHTTP(body.Data, int(header))
+		return s.request.DecodeHTTP(s.body.Data, int(header))
 	}
 	view, err := p.server.Describe(principal, api.EndpointName(t.endpoint), t.version)
 	if err != nil {
-		return body, named(err, t.endpoint, t.version)
+		return named(err, t.endpoint, t.version)
 	}
 	if len(view.Signature.Inputs) != 1 {
-		return body, api.Fail(api.CodeBadRequest, "", "a raw body needs a model with one input; this one takes %d: %q", len(view.Signature.Inputs), inputNames(view.Signature.Inputs))
+		return api.Fail(api.CodeBadRequest, "", "a raw body needs a model with one input; this one takes %d: %q", len(view.Signature.Inputs), inputNames(view.Signature.Inputs))
 	}
-	return body, s.request.DecodeRaw(body.Data, view.Signature.Inputs[0])
+	return s.request.DecodeRaw(s.body.Data, view.Signature.Inputs[0])
 }
 
 // inputNames lists inputs for an error, the first few of many.
@@ -286,33 +283,36 @@ var (
 const writeChunk = 1 << 20
 
 // write sends the JSON, then the binary outputs from the engine's memory.
-func (p *protocol) write(w http.ResponseWriter, r *http.Request, s *scratch, out *wire.Response, size int64) {
-	header := w.Header()
+func (p *protocol) write(w http.ResponseWriter, r *http.Request, s *scratch, size int64) {
+	header, values := w.Header(), make([]string, 2)
 	header["Content-Type"] = typeJSON
 	if size >= 0 {
 		header["Content-Type"] = typeBinary
-		header["Inference-Header-Content-Length"] = []string{strconv.Itoa(len(s.out))}
+		values[0] = strconv.Itoa(len(s.out))
+		header["Inference-Header-Content-Length"] = values[:1:1]
 	}
 	total := int64(len(s.out)) + max(size, 0)
-	paced := &pacedWriter{w: w, control: http.NewResponseController(w), timeout: p.gateway.Config().WriteTimeout}
+	s.paced = pacedWriter{w: w, timeout: p.gateway.Config().WriteTimeout}
 	packer := p.packer(r, total)
 	if packer == nil {
-		header["Content-Length"] = []string{strconv.FormatInt(total, 10)}
-		_ = writeParts(paced, s, out) // a caller that is gone is the connection's to notice
+		values[1] = strconv.FormatInt(total, 10)
+		header["Content-Length"] = values[1:]
+		_ = writeParts(&s.paced, s) // a caller that is gone is the connection's to notice
 		return
 	}
 	header["Content-Encoding"] = []string{packer.coding}
-	packer.Reset(paced)
-	if err := writeParts(packer, s, out); err == nil {
+	packer.Reset(&s.paced)
+	if err := writeParts(packer, s); err == nil {
 		_ = packer.Close() // as above
 	}
 	p.giveBack(packer)
 }
 
-func writeParts(w io.Writer, s *scratch, out *wire.Response) error {
+func writeParts(w io.Writer, s *scratch) error {
 	if _, err := w.Write(s.out); err != nil {
 		return err
 	}
+	out := &s.response
 	for i := range out.Outputs {
 		if !out.Binary(&s.request, i) {
 			continue
@@ -327,7 +327,6 @@ func writeParts(w io.Writer, s *scratch, out *wire.Response) error {
 // pacedWriter writes with a deadline for every step.
 type pacedWriter struct {
 	w       http.ResponseWriter
-	control *http.ResponseController
 	timeout time.Duration
 }
 
@@ -336,7 +335,7 @@ func (p *pacedWriter) Write(data []byte) (written int, err error) {
 	for len(data) > 0 && err == nil {
 		part := data[:min(len(data), writeChunk)]
 		data = data[len(part):]
-		_ = p.control.SetWriteDeadline(time.Now().Add(p.timeout)) // a recorder in a test has none
+		_ = gateway.SetWriteDeadline(p.w, time.Now().Add(p.timeout)) // a recorder in a test has none
 		var n int
 		n, err = p.w.Write(part)
 		written += n

@@ -91,9 +91,8 @@ func (p *rows) predict(w http.ResponseWriter, r *http.Request, t target, id stri
 	start := time.Now()
 	s := p.take()
 	defer p.give(s)
-	body, err := p.gateway.ReadBody(w, r, p.gateway.Config().JSONBytes, 0)
-	defer body.Release()
-	if err != nil {
+	defer s.body.Release()
+	if err := p.gateway.ReadBody(&s.body, w, r, p.gateway.Config().JSONBytes, 0); err != nil {
 		return err
 	}
 	view, err := p.server.Describe(principal, api.EndpointName(t.endpoint), t.version)
@@ -103,17 +102,18 @@ func (p *rows) predict(w http.ResponseWriter, r *http.Request, t target, id stri
 	if len(view.Signature.Inputs) == 0 {
 		return named(api.Fail(api.CodeNotReady, "", "nothing serves"), t.endpoint, t.version)
 	}
-	if err := s.request.DecodeV1(body.Data, view.Signature.Inputs); err != nil {
+	if err := s.request.DecodeV1(s.body.Data, view.Signature.Inputs); err != nil {
 		return err
 	}
-	answer, out, err := p.callHTTP(w, r, s, t, id, principal, start)
+	answer, err := p.callHTTP(w, r, s, t, id, principal, start)
 	if err != nil {
 		return err
 	}
 	defer answer.Release()
-	if s.out, err = out.AppendV1(s.out[:0], s.request.Columns); err != nil {
+	if s.out, err = s.response.AppendV1(s.out[:0], s.request.Columns); err != nil {
 		return err
 	}
-	p.write(w, r, s, &wire.Response{}, -1)
+	s.response = wire.Response{} // without binary outputs
+	p.write(w, r, s, -1)
 	return nil
 }
