@@ -23,6 +23,7 @@ type Blocking struct {
 	uses    atomic.Int64 // twice the calls inside, and the owner's; odd: closed
 	writeBy atomic.Int64 // Unix nanoseconds; 0 is none
 	vector  []unix.Iovec // the one writer's
+	look    look         // the one reader's
 }
 
 // TakeOut takes a connection out of Go's poller. Its reads block a thread from then on. The connection is of no use
@@ -79,6 +80,11 @@ func (s *Blocking) Read(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	defer s.leave()
+	if s.look.most > 0 && len(b) > 0 {
+		if n := s.attempt(b); n > 0 {
+			return n, nil
+		}
+	}
 	for {
 		n, err := syscall.Read(s.fd, b)
 		switch {
@@ -89,6 +95,21 @@ func (s *Blocking) Read(b []byte) (int, error) {
 			return 0, io.EOF
 		default:
 			return n, nil
+		}
+	}
+}
+
+// attempt reads as long as it may look; 0 says to wait, which also tells what is wrong.
+func (s *Blocking) attempt(b []byte) int {
+	var begun time.Time
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == 0:
+			return int(n)
+		case errno == unix.EINTR || errno == unix.EAGAIN && s.look.again(&begun):
+		default:
+			return 0
 		}
 	}
 }

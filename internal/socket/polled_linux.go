@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ type half struct {
 	b     []byte
 	n     int
 	errno syscall.Errno
+	look  look
 }
 
 // Poll gives a connection whose reads and writes of little are not announced to Go's scheduler: they cannot wait, since
@@ -49,9 +51,10 @@ func Poll(conn net.Conn) net.Conn {
 
 // call receives or sends; false says that it would have to wait.
 func (h *half) call(trap, fd, flags uintptr) (done bool) {
+	var begun time.Time
 	for {
 		n, _, errno := unix.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&h.b[0])), uintptr(len(h.b)), flags, 0, 0)
-		if errno == unix.EINTR {
+		if errno == unix.EINTR || errno == unix.EAGAIN && h.look.again(&begun) {
 			continue
 		}
 		h.n, h.errno = int(n), errno

@@ -83,6 +83,55 @@ func copies(t *testing.T, seed uint64, w io.Writer, closeWrite func() error, r i
 	}
 }
 
+// looking reads, and looks before some of its reads.
+type looking struct {
+	io.Reader
+	look   func(time.Duration)
+	random *rand.Rand
+}
+
+func (l *looking) Read(b []byte) (int, error) {
+	if l.random.IntN(2) == 0 {
+		l.look(time.Duration(l.random.IntN(300)) * time.Microsecond)
+	}
+	return l.Reader.Read(b)
+}
+
+// TestLook: who looked in vain leaves the next looks out.
+func TestLook(t *testing.T) {
+	var k socket.Looker
+	for round := range 3 {
+		if !k.InVain(time.Millisecond) {
+			t.Fatalf("round %d: it did not look", round)
+		}
+		for i := range socket.LookRest {
+			if k.InVain(time.Millisecond) {
+				t.Fatalf("round %d: it looked at once again, by look %d", round, i)
+			}
+		}
+	}
+	if !k.InVain(time.Millisecond) || k.InVain(0) {
+		t.Error("it did not look, or for no time")
+	}
+
+	a, b := pair(t, "unix")
+	r := socket.Poll(b)
+	for i := range 100 { // in time, too late, or in vain
+		socket.Look(r, 100*time.Microsecond)
+		time.AfterFunc(time.Duration(2*i)*time.Microsecond, func() { _, _ = a.Write([]byte{byte(i)}) })
+		got := make([]byte, 2)
+		if n, err := r.Read(got); n != 1 || err != nil || got[0] != byte(i) {
+			t.Fatalf("read %d: %d bytes, %v, %v", i, n, got, err)
+		}
+	}
+	socket.Look(r, time.Minute)
+	time.AfterFunc(10*time.Millisecond, func() { a.Close() })
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the peer's end while it looks: %v", err)
+	}
+	socket.Look(a, time.Second) // no polled one: nothing happens
+}
+
 // TestBytes sends random pieces through every kind of end.
 func TestBytes(t *testing.T) {
 	seed := rand.Uint64()
@@ -93,7 +142,8 @@ func TestBytes(t *testing.T) {
 		if polled == a {
 			t.Logf("%s: not polled, beside the race detector", network)
 		}
-		copies(t, seed, polled, a.(interface{ CloseWrite() error }).CloseWrite, socket.Poll(b))
+		r := socket.Poll(b)
+		copies(t, seed, polled, a.(interface{ CloseWrite() error }).CloseWrite, &looking{r, func(d time.Duration) { socket.Look(r, d) }, rand.New(rand.NewPCG(seed, 3))})
 	}
 	a, b := pair(t, "unix")
 	out, err := socket.TakeOut(a.(*net.UnixConn))
@@ -104,7 +154,7 @@ func TestBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copies(t, seed, out, out.Close, in)
+	copies(t, seed, out, out.Close, &looking{in, in.Look, rand.New(rand.NewPCG(seed, 3))})
 	if err := in.Close(); err != nil {
 		t.Error(err)
 	}

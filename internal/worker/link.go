@@ -52,6 +52,7 @@ type link struct {
 	conn   net.Conn
 	writer *hop.Writer
 	lanes  []*hop.Writer // for one answer at a time; none on a connection that came without
+	pair   *hop.Pair     // the same as conn, then
 }
 
 func newLink(h *host, conn net.Conn) *link {
@@ -116,7 +117,7 @@ func (l *link) split(ways hop.Ways) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.conn, l.writer, l.lanes = pair, hop.NewWriter(pair, l.shut), pair.Writers(l.shut)
+	l.conn, l.pair, l.writer, l.lanes = pair, pair, hop.NewWriter(pair, l.shut), pair.Writers(l.shut)
 	if l.isShut {
 		return errors.Join(hop.ErrClosed, pair.Close())
 	}

@@ -16,6 +16,8 @@ const (
 	// worthJoining is from where on requests to an instance that batches are left to its batcher when several came at
 	// once: joining them costs some microseconds for each.
 	worthJoining = 20 * time.Microsecond
+	// quickLooks is the longest that the leader looks for the next request of a caller who is alone before it waits.
+	quickLooks = 100 * time.Microsecond
 	// quickPayload is the most bytes of inputs for that.
 	quickPayload = 64 << 10
 	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced.
@@ -148,7 +150,11 @@ func (l *link) runQuick(m *hop.Message) (leads bool) {
 	if f := l.encode(w, &reply); f != nil && (reply.Lane > 0 || !w.Hold(f)) { // nobody follows on a lane
 		_ = w.Send(context.Background(), f, false) // a broken connection has told shut
 	}
+	lonely := reply.Lane > 0
 	l.done(m, answer)
+	if lonely && l.host.isIdle() { // whoever asked alone is likely to ask again
+		l.pair.Look(quickLooks)
+	}
 	return true
 }
 

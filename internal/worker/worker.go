@@ -167,6 +167,13 @@ func (h *host) end(payload int) {
 	h.requests.Done()
 }
 
+// isIdle reports that no request is in hand.
+func (h *host) isIdle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count == 0
+}
+
 // admit counts the bytes of a payload that is about to be read.
 func (h *host) admit(payload int) bool {
 	if h.bytes.Add(int64(payload)) <= h.config.Bytes {

@@ -45,6 +45,7 @@ type call struct {
 	answer  chan *hop.Message // nil: the worker is lost
 	givenUp bool              // guarded by link.mu: nobody waits any more; its answer will be dropped
 	lane    *lane             // where its answer comes; nil: by the shared socket
+	quick   bool              // it is expected so soon that its caller looks for it
 
 	instance string        // that runs; empty for what is no run
 	started  time.Time     // set for runs with a limit
@@ -169,7 +170,7 @@ func (l *link) ask(ctx context.Context, m *hop.Message, share bool) (*hop.Messag
 	}
 	c.kind, c.mark, c.givenUp, c.instance, c.chances = m.Kind, m.Mark(), false, "", 0
 	if m.Kind == hop.KindInfer {
-		c.instance, c.limit = m.Instance, m.Limit
+		c.instance, c.limit, c.quick = m.Instance, m.Limit, m.Expect > 0 && m.Expect < laneQuick
 		if m.Limit > 0 {
 			c.started = time.Now()
 		}

@@ -103,6 +103,9 @@ func (p *Pair) Read(b []byte) (int, error) {
 	return p.requests.Read(b)
 }
 
+// Look has the worker's next read look for requests before it waits; see socket.Look. It is the reader's to call.
+func (p *Pair) Look(most time.Duration) { p.requests.Look(most) }
+
 // writes is where Write writes to.
 func (p *Pair) writes() *socket.Blocking {
 	if len(p.out) > 0 {

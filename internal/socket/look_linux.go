@@ -1,0 +1,57 @@
+package socket
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lookRest is how many looks are left out after one in vain.
+const lookRest = 15
+
+// look is how the next read of a socket begins: by trying again and again for some time before it waits. To wake the thread of a
+// reader that waits takes some microseconds, or ten in a virtual machine, of the waker's time too. Other threads that have use
+// for the processor go first; goroutines of this process stay behind the reader. It is the reader's.
+type look struct {
+	most time.Duration
+	rest int // looks that are left out
+}
+
+// allow has the next read look for that long, unless looking was in vain lately.
+func (k *look) allow(most time.Duration) {
+	if k.most = most; k.rest > 0 {
+		k.rest--
+		k.most = 0
+	}
+}
+
+// again reports whether to try once more. begun is the first try's, set here.
+func (k *look) again(begun *time.Time) bool {
+	switch {
+	case k.most <= 0:
+		return false
+	case begun.IsZero():
+		*begun = time.Now()
+	case time.Since(*begun) > k.most:
+		k.most, k.rest = 0, lookRest
+		return false
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	return true
+}
+
+// Look has the next read of a connection that Poll gave look for bytes for up to most before it waits, unless looking was in vain
+// lately. It is the reader's to call, when what it reads is about to come.
+func Look(conn net.Conn, most time.Duration) {
+	if p, ok := conn.(*polled); ok {
+		p.in.look.allow(most)
+	}
+}
+
+// Look is the same for a Blocking.
+func (s *Blocking) Look(most time.Duration) {
+	if !raced {
+		s.look.allow(most)
+	}
+}
