@@ -14,5 +14,8 @@ func (k *Looker) InVain(most time.Duration) (looked bool) {
 	return looked
 }
 
+// Several says that there are several processors.
+var Several = several
+
 // LookRest is how many looks are left out after one in vain.
 const LookRest = lookRest

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"net"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,9 +11,13 @@ import (
 // lookRest is how many looks are left out after one in vain.
 const lookRest = 15
 
+// several says that who looks and who is looked for may run at the same time. On a single processor one only keeps the other from it.
+var several = runtime.NumCPU() > 1
+
 // look is how the next read of a socket begins: by trying again and again for some time before it waits. To wake the thread of a
 // reader that waits takes some microseconds, or ten in a virtual machine, of the waker's time too. Other threads that have use
-// for the processor go first; goroutines of this process stay behind the reader. It is the reader's.
+// for the processor go first; goroutines of this process stay behind the reader, and behind one that always finds what it looks
+// for until Go's scheduler stops it after 10 ms. It is the reader's.
 type look struct {
 	most time.Duration
 	rest int // looks that are left out
@@ -20,9 +25,13 @@ type look struct {
 
 // allow has the next read look for that long, unless looking was in vain lately.
 func (k *look) allow(most time.Duration) {
-	if k.most = most; k.rest > 0 {
+	k.most = 0
+	switch {
+	case !several:
+	case k.rest > 0:
 		k.rest--
-		k.most = 0
+	default:
+		k.most = most
 	}
 }
 

@@ -43,6 +43,7 @@ type link struct {
 	admitted int  // bytes that the frame being read was admitted for
 	begun    bool // a goroutine was, since the leader last waited
 	lead     leader
+	looks    int // for the next request
 
 	mu      sync.Mutex // guards the fields below
 	running map[uint64]context.CancelFunc

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,9 @@ const (
 	worthJoining = 20 * time.Microsecond
 	// quickLooks is the longest that the leader looks for the next request of a caller who is alone before it waits.
 	quickLooks = 100 * time.Microsecond
+	// looksAway is how many looks there are between two at which other goroutines, such as the leader of another connection, are
+	// let run.
+	looksAway = 8
 	// quickPayload is the most bytes of inputs for that.
 	quickPayload = 64 << 10
 	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced.
@@ -153,6 +157,9 @@ func (l *link) runQuick(m *hop.Message) (leads bool) {
 	lonely := reply.Lane > 0
 	l.done(m, answer)
 	if lonely && l.host.isIdle() { // whoever asked alone is likely to ask again
+		if l.looks++; l.looks%looksAway == 0 {
+			runtime.Gosched() // as it never would, if every look were in time
+		}
 		l.pair.Look(quickLooks)
 	}
 	return true

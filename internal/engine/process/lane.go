@@ -20,7 +20,7 @@ const (
 	// laneQuick is the usual length of a run below which a caller who is alone looks for its answer before it waits, for at most
 	// laneSoon.
 	laneQuick = 50 * time.Microsecond
-	laneSoon = 100 * time.Microsecond
+	laneSoon  = 100 * time.Microsecond
 	// laneBudget is the shortest time for an answer with which a caller may be in a lane: until the watch has seen it twice,
 	// it does not notice that its time is over.
 	laneBudget = 4 * laneLook
@@ -94,7 +94,7 @@ func (l *link) give(ln *lane) {
 // await waits for a call's answer in its lane, if it comes whole. nil says that it comes by the call's channel, if at all.
 func (l *link) await(c *call) *hop.Message {
 	ln := c.lane
-	if c.quick {
+	if c.quick && l.looks {
 		socket.Look(ln.conn, laneSoon)
 	}
 	err := ln.reader.Await()

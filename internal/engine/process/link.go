@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ type link struct {
 	writer *hop.Writer
 	load   atomic.Int64 // requests in flight, for pick
 	calls  sync.Pool
+	looks  bool        // callers may look for answers: another thread goes on with what else there is
 	loan   *arena.Loan // what the worker sees of this process's memory; nil is nothing. Set before the first request
 
 	mu      sync.Mutex // guards the fields below
@@ -60,7 +62,7 @@ type call struct {
 }
 
 func newLink(e *Engine, conn net.Conn) *link {
-	l := &link{engine: e, pending: map[uint64]*call{}}
+	l := &link{engine: e, pending: map[uint64]*call{}, looks: runtime.GOMAXPROCS(0) > 1}
 	l.use(conn)
 	return l
 }
