@@ -1,6 +1,7 @@
 // Package expiry has the context of a request whose deadline its owner watches: it is set in place and costs a store, where a
 // context, a timer and its place among the parent's children for every request cost more than a microsecond. It starts no
-// timer and knows no request. Callers: gateway, which makes and watches such contexts, and serve, which sets deadlines.
+// timer and knows no request. Callers: gateway and worker, which make such contexts, serve, which sets deadlines, and engine, which
+// hooks what stops a run.
 package expiry
 
 import (
@@ -30,13 +31,13 @@ type Context struct {
 
 var _ context.Context = (*Context)(nil)
 
-// Init makes the zero value a context that its owner looks at that often, before its first use.
+// Init makes the zero value, which takes no deadline, one that its owner looks at that often; before its first use.
 func (c *Context) Init(now time.Time, every time.Duration) { c.began, c.every = now, every }
 
 // Within sets the deadline in place, for one caller at a time who takes it back with Free. It reports false where that does not
 // do: the time is short against that between two looks, or there is a deadline.
 func (c *Context) Within(now time.Time, limit time.Duration) bool {
-	return limit >= fine*c.every && c.by.CompareAndSwap(0, max(1, int64(now.Add(limit).Sub(c.began))))
+	return c.every > 0 && limit >= fine*c.every && c.by.CompareAndSwap(0, max(1, int64(now.Add(limit).Sub(c.began))))
 }
 
 // Free takes the deadline back.

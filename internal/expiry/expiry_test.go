@@ -24,6 +24,9 @@ func ended(ctx context.Context) bool {
 func TestEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c expiry.Context
+		if c.Within(time.Now(), time.Hour) {
+			t.Error("one that nobody looks at took a deadline")
+		}
 		c.Init(time.Now(), time.Second)
 		if _, has := c.Deadline(); has || c.Err() != nil || ended(&c) {
 			t.Fatal("a fresh one has a deadline, or has ended")

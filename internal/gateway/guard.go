@@ -38,8 +38,8 @@ func (c Config) guardPath(next http.Handler) http.Handler {
 	})
 }
 
-// SetReadDeadline bounds the reading of a request's body, as http.ResponseController does, which it only makes where the writer does
-// not do it itself.
+// SetReadDeadline bounds the reading of a request's body, as http.ResponseController does. It makes one only where the writer
+// does not do it itself.
 func SetReadDeadline(w http.ResponseWriter, by time.Time) error {
 	if own, ok := w.(interface{ SetReadDeadline(by time.Time) error }); ok {
 		return own.SetReadDeadline(by)

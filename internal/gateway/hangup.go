@@ -10,8 +10,8 @@ const (
 	hangUpTicks = 8                      // the most ticks between two looks at one of them
 )
 
-// hangUps notices callers who went away before their answers, and requests whose time is over. One timer does it for all requests: a timer for each would
-// wake the server several times for every request that waits, which costs most when most wait.
+// hangUps notices callers who went away before their answers, and requests whose time is over. One timer does it for all: a
+// timer for each would wake the server several times for every request that waits, which costs most when most wait.
 type hangUps struct {
 	server *HTTP
 	armed  atomic.Bool

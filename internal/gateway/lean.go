@@ -434,8 +434,8 @@ func (l *lean) beginWatch() {
 	l.server.hangUps.arm()
 }
 
-// tick counts the time of a request under way, ends what is over its time, and reports whether it is time to look: after 1 to 2 ticks, 3 to 4, 7 to 8,
-// and then every 8.
+// tick counts the time of a request under way, ends one that is over it, and reports whether it is time to look: after 1 to 2
+// ticks, 3 to 4, 7 to 8, and then every 8.
 func (l *lean) tick(now time.Time) (serving, due bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

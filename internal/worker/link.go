@@ -150,7 +150,9 @@ func (l *link) leadOn() {
 			l.writer.Flush()
 			if l.begun {
 				l.begun = false
-				runtime.Gosched() // the read may block the only thread that runs goroutines, until Go's monitor sees it
+				// The read may block the only thread that runs goroutines, until Go's monitor sees it. Twice: the first of those
+				// that were begun may yield too, for the others to join it (batch.Batcher), and would come behind the read.
+				runtime.Gosched()
 				runtime.Gosched()
 			}
 		}
