@@ -288,6 +288,9 @@ func (e *Engine) Unload(ctx context.Context, name string) error {
 	case <-ctx.Done():
 		return ended(ctx, name)
 	}
+	if in.failed != nil {
+		return nil // it has let its model go itself; others may still use that
+	}
 	e.mu.Lock()
 	if e.loaded[name] == in {
 		delete(e.loaded, name)
