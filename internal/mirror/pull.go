@@ -214,13 +214,19 @@ func (p *pull) blobs(ctx context.Context) error {
 				continue
 			}
 			seen[b.Digest] = true
+			// Held from before the look: what another brings meanwhile is either seen here, or waited for.
+			w := wanted{p.far, p.repo, b.Digest, b.Size}
+			one := p.c.arrivals.use(w)
 			here, err := p.here(ctx, b)
+			if err != nil || here {
+				p.c.arrivals.leave(w, one)
+			} else {
+				defer p.c.arrivals.leave(w, one)
+				missing = append(missing, w)
+				total += b.Size
+			}
 			if err != nil {
 				return err
-			}
-			if !here {
-				missing = append(missing, wanted{p.far, p.repo, b.Digest, b.Size})
-				total += b.Size
 			}
 		}
 	}
