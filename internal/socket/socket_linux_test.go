@@ -97,13 +97,10 @@ func (l *looking) Read(b []byte) (int, error) {
 	return l.Reader.Read(b)
 }
 
-// TestLook: who looked in vain leaves the next looks out.
+// TestLook: who looked in vain leaves the next looks out; on a single processor nobody looks.
 func TestLook(t *testing.T) {
-	if !socket.Several {
-		t.Skip("there is one processor, on which nobody looks")
-	}
 	var k socket.Looker
-	for round := range 3 {
+	for round := 0; socket.Several && round < 3; round++ {
 		if !k.InVain(time.Millisecond) {
 			t.Fatalf("round %d: it did not look", round)
 		}
@@ -113,8 +110,8 @@ func TestLook(t *testing.T) {
 			}
 		}
 	}
-	if !k.InVain(time.Millisecond) || k.InVain(0) {
-		t.Error("it did not look, or for no time")
+	if k.InVain(time.Millisecond) != socket.Several || k.InVain(0) {
+		t.Error("it did not look, or for no time, or on a single processor")
 	}
 
 	a, b := pair(t, "unix")
