@@ -106,6 +106,7 @@ func (s *Blocking) attempt(b []byte) int {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
 		switch {
 		case errno == 0:
+			s.look.found()
 			return int(n)
 		case errno == unix.EINTR || errno == unix.EAGAIN && s.look.again(&begun):
 		default:

@@ -14,8 +14,11 @@ func (k *Looker) InVain(most time.Duration) (looked bool) {
 	return looked
 }
 
+// Found looks for what is there at once.
+func (k *Looker) Found() {
+	k.allow(time.Second)
+	k.found()
+}
+
 // Several says that there are several processors.
 var Several = several
-
-// LookRest is how many looks are left out after one in vain.
-const LookRest = lookRest

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookRest is how many looks are left out after one in vain.
+// lookRest is how many looks are left out after some in vain, one after the other: 1 after the first, then 3, 7 and this many.
 const lookRest = 15
 
 // several says that who looks and who is looked for may run at the same time. On a single processor one only keeps the other from it.
@@ -21,6 +21,7 @@ var several = runtime.NumCPU() > 1
 type look struct {
 	most time.Duration
 	rest int // looks that are left out
+	vain int // how many were after the last look, if that was in vain
 }
 
 // allow has the next read look for that long, unless looking was in vain lately.
@@ -43,11 +44,19 @@ func (k *look) again(begun *time.Time) bool {
 	case begun.IsZero():
 		*begun = time.Now()
 	case time.Since(*begun) > k.most:
-		k.most, k.rest = 0, lookRest
+		k.vain = min(2*k.vain+1, lookRest)
+		k.most, k.rest = 0, k.vain
 		return false
 	}
 	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	return true
+}
+
+// found ends a look that came to something.
+func (k *look) found() {
+	if k.most > 0 {
+		k.most, k.vain = 0, 0
+	}
 }
 
 // Look has the next read of a connection that Poll gave look for bytes for up to most before it waits, unless looking was in vain

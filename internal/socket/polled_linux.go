@@ -57,7 +57,9 @@ func (h *half) call(trap, fd, flags uintptr) (done bool) {
 		if errno == unix.EINTR || errno == unix.EAGAIN && h.look.again(&begun) {
 			continue
 		}
-		h.n, h.errno = int(n), errno
+		if h.n, h.errno = int(n), errno; errno == 0 {
+			h.look.found()
+		}
 		return errno != unix.EAGAIN
 	}
 }

@@ -97,18 +97,25 @@ func (l *looking) Read(b []byte) (int, error) {
 	return l.Reader.Read(b)
 }
 
-// TestLook: who looked in vain leaves the next looks out; on a single processor nobody looks.
+// TestLook: who looked in vain leaves the next looks out, more of them from time to time; on a single processor nobody looks.
 func TestLook(t *testing.T) {
 	var k socket.Looker
-	for round := 0; socket.Several && round < 3; round++ {
-		if !k.InVain(time.Millisecond) {
-			t.Fatalf("round %d: it did not look", round)
-		}
-		for i := range socket.LookRest {
-			if k.InVain(time.Millisecond) {
-				t.Fatalf("round %d: it looked at once again, by look %d", round, i)
+	rests := []int{1, 3, 7, 15, 15, 15}
+	if !socket.Several {
+		rests = nil
+	}
+	for range 2 {
+		for round, rest := range rests {
+			if !k.InVain(time.Millisecond) {
+				t.Fatalf("round %d: it did not look", round)
+			}
+			for i := range rest {
+				if k.InVain(time.Millisecond) {
+					t.Fatalf("round %d: it looked again before %d were left out, by look %d", round, rest, i)
+				}
 			}
 		}
+		k.Found()
 	}
 	if k.InVain(time.Millisecond) != socket.Several || k.InVain(0) {
 		t.Error("it did not look, or for no time, or on a single processor")
