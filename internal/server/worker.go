@@ -64,8 +64,19 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	// that a short one does not wait for a long one. Requests wait in the engine, not before it: that is where they are seen
 	// together and form batches.
 	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), InstanceRuns: threads, Log: log})
-	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log})
+	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log,
+		Spare: func(alone bool) { spareProcessor(threads, alone) }})
 	return errors.Join(err, engine.Close())
+}
+
+// spareProcessor gives Go's scheduler one processor more than the runtime has threads while runs come alone. Then there is an idle
+// one, and its monitor neither takes the processor of a thread that is in a run nor has to be woken after it. When others come,
+// the monitor would look after both of them all the time.
+func spareProcessor(threads int, alone bool) {
+	if alone {
+		threads++
+	}
+	runtime.GOMAXPROCS(threads)
 }
 
 // runtimeOf is what runs models, wherever it does: chains of steps, around batches, around ONNX Runtime.

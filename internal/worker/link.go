@@ -29,8 +29,9 @@ const (
 )
 
 // link is one connection. One goroutine, its leader, reads. Requests of quick instances it runs itself, and what it
-// answers leaves together when nothing more has arrived; every other request runs in a goroutine of its own, which also
-// writes its answer. A run of the leader's that takes long makes it a goroutine of the latter kind: another leads on.
+// answers leaves together when nothing more has arrived; so it does with one that is Alone. Every other request runs in a
+// goroutine of its own, which also writes its answer. A run of the leader's that takes long, or is relieved, makes it a
+// goroutine of the latter kind: another leads on.
 type link struct {
 	host   *host
 	reader *hop.Reader
@@ -157,11 +158,21 @@ func (l *link) leadOn() {
 			}
 		}
 		m, err := l.next()
-		if err == nil && m.Kind == hop.KindInfer && l.quick(m) {
-			if !l.runQuick(m) {
-				return
+		if err == nil && m.Kind == hop.KindInfer {
+			alone := l.alone(m)
+			if alone {
+				l.writer.Flush() // it may take long
+				l.host.spare.alone()
+				runtime.Gosched() // who goes on for 10 ms without loses Go's processor in the run
+			} else {
+				l.host.spare.together()
 			}
-			continue
+			if alone || l.quick(m) {
+				if !l.runOwn(m, alone) {
+					return
+				}
+				continue
+			}
 		}
 		if err == nil {
 			l.writer.Flush() // what is begun now may take long
@@ -265,6 +276,10 @@ func (l *link) take(ctx context.Context, m *hop.Message) error {
 		if cancel != nil { // else its answer is on the way already
 			cancel()
 		}
+		m.Release()
+		return nil
+	case hop.KindRelieve:
+		l.host.relieve(m.ID)
 		m.Release()
 		return nil
 	case hop.KindPing:

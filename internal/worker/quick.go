@@ -17,14 +17,18 @@ const (
 	// worthJoining is from where on requests to an instance that batches are left to its batcher when several came at
 	// once: joining them costs some microseconds for each.
 	worthJoining = 20 * time.Microsecond
-	// quickLooks is the longest that the leader looks for the next request of a caller who is alone before it waits.
-	quickLooks = 100 * time.Microsecond
+	// The leader looks for the next request of a caller who is alone before it waits: for at least leastLooks, or a part of what
+	// its run took, but for mostLooks at most.
+	leastLooks = 100 * time.Microsecond
+	mostLooks  = 500 * time.Microsecond
+	looksPart  = 16
 	// looksAway is how many looks there are between two at which other goroutines, such as the leader of another connection, are
 	// let run.
 	looksAway = 8
 	// quickPayload is the most bytes of inputs for that.
 	quickPayload = 64 << 10
-	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced.
+	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced, or since
+	// the one aloneLooks before if its run is alone.
 	handOver = 5 * time.Millisecond
 	// idleLooks is how many looks without a run end the looking.
 	idleLooks = 200
@@ -89,18 +93,22 @@ func (l *link) quick(m *hop.Message) bool {
 // leader watches what a link's leader runs itself. The watch, a timer that is set while there is something to see, takes
 // a run over that takes long: from then on it can be cancelled, has its deadline, and another goroutine leads.
 type leader struct {
-	run     *ownRun     // replaced by the watch alone, when it hands over
+	run     *ownRun     // replaced with link.mu held, when another leads on, before it does
 	looking atomic.Bool // the watch is on
 	timer   *time.Timer
-	seen    int64 // the watch's
-	idle    int   // the watch's: looks in a row that saw no run
+
+	// Guarded by link.mu.
+	seen int64 // serial at the last look
+	same int   // looks in a row that saw this run
+	idle int   // looks in a row that saw no run
 }
 
 // ownRun is one leader's runs, one after the other.
 type ownRun struct {
-	serial atomic.Int64 // odd while a run is under way, rising; taken: the watch took the run over
+	serial atomic.Int64  // odd while a run is under way, rising; taken: it was taken over
+	alone  atomic.Uint64 // the run's request, if it is alone; 0 is not
 
-	// Written by the leader while no run is under way, read by the watch after it took the run over.
+	// Written by the leader while no run is under way, read by who took the run over.
 	message *hop.Message
 
 	life  expiry.Context // of all these runs
@@ -127,13 +135,18 @@ func (l *link) stopWatch() {
 	l.lead.timer.Stop()
 }
 
-// runQuick runs a request on the leader's own goroutine and holds its answer back for the next flush. It reports
-// whether the caller still leads.
-func (l *link) runQuick(m *hop.Message) (leads bool) {
+// runOwn runs a request on the leader's own goroutine and holds its answer back for the next flush, unless nobody shares it. It
+// reports whether the caller still leads.
+func (l *link) runOwn(m *hop.Message, alone bool) (leads bool) {
 	if !l.admit(m) {
 		return true
 	}
 	r := l.lead.run
+	id := uint64(0)
+	if alone {
+		id = m.ID
+	}
+	r.alone.Store(id)
 	if r.leave == nil {
 		r.leave = context.AfterFunc(l.ctx, r.life.Cancel)
 	}
@@ -143,7 +156,10 @@ func (l *link) runQuick(m *hop.Message) (leads bool) {
 		l.lead.looking.Store(true)
 		l.lead.timer.Reset(handOver)
 	}
-	reply, answer := l.execute(&r.life, m, true)
+	if alone && l.host.relieved.Load() == id { // between alone and Add
+		l.relieve(id)
+	}
+	reply, answer := l.execute(&r.life, m, !alone)
 	reply.Answers(m)
 	if r.serial.Swap(serial+1) == taken {
 		l.finishTaken(r, m, &reply)
@@ -160,7 +176,7 @@ func (l *link) runQuick(m *hop.Message) (leads bool) {
 		if l.looks++; l.looks%looksAway == 0 {
 			runtime.Gosched() // as it never would, if every look were in time
 		}
-		l.pair.Look(quickLooks)
+		l.pair.Look(min(max(leastLooks, reply.Compute/looksPart), mostLooks))
 	}
 	return true
 }
@@ -181,17 +197,21 @@ func (l *link) finishTaken(r *ownRun, m *hop.Message, reply *hop.Message) {
 	l.send(reply)
 }
 
-// look is the watch: it takes over a run that it sees for the second time.
+// look is the watch: it takes over a run that it sees again.
 func (l *link) look() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	d := &l.lead
 	serial := d.run.serial.Load()
 	switch {
 	case serial != d.seen:
-		d.seen, d.idle = serial, 0
+		d.seen, d.same, d.idle = serial, 0, 0
 	case serial%2 == 0:
 		d.idle++
 	default:
-		l.takeOver(d.run, serial)
+		if d.same++; d.run.alone.Load() == 0 || d.same >= aloneLooks {
+			l.takeOver(d.run, serial)
+		}
 	}
 	if d.idle >= idleLooks {
 		d.idle = 0
@@ -204,17 +224,19 @@ func (l *link) look() {
 	d.timer.Reset(handOver)
 }
 
-// takeOver makes a leader's run one like any other and lets another goroutine lead.
+// takeOver needs mu. It makes a leader's run one like any other and lets another goroutine lead.
 func (l *link) takeOver(r *ownRun, serial int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if !r.serial.CompareAndSwap(serial, taken) {
 		return // it is done after all
 	}
 	m := r.message
 	l.running[m.ID] = r.life.Cancel
-	if m.Budget > 0 { // it has run for once or twice as long as it takes to see it twice
-		r.late = time.AfterFunc(max(0, m.Budget-handOver), func() {
+	if m.Budget > 0 {
+		ran := time.Duration(0) // at least; one or two looks less than it did
+		if l.lead.seen == serial {
+			ran = time.Duration(l.lead.same) * handOver
+		}
+		r.late = time.AfterFunc(max(0, m.Budget-ran), func() {
 			l.mu.Lock()
 			r.expired = true
 			l.mu.Unlock()
@@ -222,6 +244,6 @@ func (l *link) takeOver(r *ownRun, serial int64) {
 		})
 	}
 	l.lead.run = &ownRun{}
-	l.lead.seen = 0
+	l.lead.seen, l.lead.same = 0, 0
 	go l.leadOn()
 }

@@ -31,6 +31,10 @@ type Config struct {
 	Drain       time.Duration // longest wait for requests in hand when Serve's ctx ends; default 5 s
 	Limits      hop.Limits    // of one frame
 	Log         *slog.Logger  // default slog.Default()
+
+	// Spare, when set, is told when requests begin to come one at a time, each alone in the worker, and when they do not any
+	// more: one call at a time, at first with true.
+	Spare func(alone bool)
 }
 
 func (c Config) orDefault() Config {
@@ -67,6 +71,9 @@ type host struct {
 	bytes  atomic.Int64  // tensor bytes of requests in hand
 	costs  sync.Map      // by instance: *cost
 
+	relieved atomic.Uint64 // the last request that was said not to be alone any more
+	spare    spare
+
 	mu       sync.Mutex // guards the fields below
 	draining bool
 	count    int            // requests in hand
@@ -84,6 +91,7 @@ func Serve(ctx context.Context, listener net.Listener, eng engine.Engine, config
 	}
 	h := &host{config: config.orDefault(), engine: eng, links: map[*link]struct{}{}}
 	h.runs = make(chan struct{}, h.config.Concurrency)
+	h.spare.tell = h.config.Spare
 	var failed error
 	accepting, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

@@ -47,10 +47,12 @@ func (g *gated) Close() error                                { return nil }
 
 // line is a client that sees every frame.
 type line struct {
-	t      *testing.T
-	conn   net.Conn
-	writer *hop.Writer
-	reader *hop.Reader
+	t       *testing.T
+	address string
+	conn    net.Conn
+	writer  *hop.Writer
+	reader  *hop.Reader
+	lanes   []*hop.Reader // of one that split made
 }
 
 func (l *line) send(m hop.Message) {
@@ -66,7 +68,12 @@ func (l *line) send(m hop.Message) {
 
 func (l *line) expect(kind hop.Kind, id uint64, code api.Code) {
 	l.t.Helper()
-	m, err := l.reader.Next()
+	l.expectBy(l.reader, kind, id, code)
+}
+
+func (l *line) expectBy(r *hop.Reader, kind hop.Kind, id uint64, code api.Code) {
+	l.t.Helper()
+	m, err := r.Next()
 	if err != nil || m.Kind != kind || m.ID != id || m.Failure.Code != string(code) {
 		l.t.Fatalf("got %+v %v, want kind %d of %d %s", m, err, kind, id, code)
 	}
@@ -93,15 +100,48 @@ func open(t *testing.T, eng engine.Engine, config worker.Config) (l *line, stop 
 	t.Cleanup(cancel)
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Serve(ctx, listener, eng, config) }()
+	l = dial(t, address)
+	l.send(hop.Message{Kind: hop.KindHello, ID: 1, Token: "token"})
+	l.expect(hop.KindHello.Result(), 1, "")
+	return l, cancel, ended
+}
+
+func dial(t *testing.T, address string) *line {
+	t.Helper()
 	conn, err := net.Dial("unix", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	l = &line{t: t, conn: conn, writer: hop.NewWriter(conn, nil), reader: hop.NewReader(conn, new(hop.Pool), hop.Limits{})}
-	l.send(hop.Message{Kind: hop.KindHello, ID: 1, Token: "token"})
-	l.expect(hop.KindHello.Result(), 1, "")
-	return l, cancel, ended
+	return &line{t: t, address: address, conn: conn, writer: hop.NewWriter(conn, nil), reader: hop.NewReader(conn, new(hop.Pool), hop.Limits{})}
+}
+
+// split opens another connection, with sockets for answers.
+func (l *line) split() *line {
+	l.t.Helper()
+	s := dial(l.t, l.address)
+	theirs, ours, err := hop.NewWays()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	f := s.writer.Frame()
+	if err := f.Encode(&hop.Message{Kind: hop.KindHello, ID: 1, Token: "token"}, hop.Limits{}); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := hop.SendRights(s.conn.(*net.UnixConn), f, theirs); err != nil {
+		l.t.Fatal(err)
+	}
+	s.expect(hop.KindHello.Result(), 1, "")
+	pair, err := hop.Caller(s.conn.(*net.UnixConn), ours)
+	if err = errors.Join(err, theirs.Close(), ours.Close()); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { pair.Close() })
+	s.conn, s.writer, s.reader = pair, hop.NewWriter(pair, nil), hop.NewReader(pair, new(hop.Pool), hop.Limits{})
+	for _, lane := range pair.Lanes {
+		s.lanes = append(s.lanes, hop.NewReader(lane, new(hop.Pool), hop.Limits{}))
+	}
+	return s
 }
 
 func infer(id uint64) hop.Message {

@@ -10,8 +10,12 @@ func Lanes(e *Engine) (idle, all int) {
 	return len(l.idle), len(l.lanes)
 }
 
-// LaneFrom is the usual length of a run from which it gets a lane beside others.
-const LaneFrom = laneFrom
+// The usual lengths of a run from which it gets a lane beside others, and below which it may be alone, after so many that were.
+const (
+	LaneFrom   = laneFrom
+	AloneBelow = aloneBelow
+	SoleAfter  = soleAfter
+)
 
 // SetWorked has an engine believe that its worker ran, and waited for a processor, for these times. Before the first request.
 func (e *Engine) SetWorked(f func() (ran, waited time.Duration)) {

@@ -84,46 +84,243 @@ func TestCallerLeavesLane(t *testing.T) {
 // TestLaneWalk has callers ask for runs of all lengths, alone and together, and give some of them up. Every answer is its
 // caller's own, and at the end all lanes are back.
 func TestLaneWalk(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	address, _ := serve(t, naps{newMirror()}, worker.Config{Concurrency: 8})
-	e := dial(t, address, process.Config{Connections: 1})
-	var callers sync.WaitGroup
-	for i := range 6 {
-		random := rand.New(rand.NewPCG(seed, uint64(i)))
-		callers.Go(func() {
-			for n := range 150 {
-				own := fmt.Appendf(nil, "%d/%d", i, n)
-				length := time.Duration(random.IntN(400)) * time.Microsecond
-				if random.IntN(12) == 0 {
-					length = time.Duration(random.IntN(60)) * time.Millisecond
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				switch random.IntN(4) {
-				case 0:
-					time.AfterFunc(time.Duration(random.IntN(int(length)+int(time.Millisecond))), cancel)
-				case 1:
-					ctx, cancel = context.WithTimeout(t.Context(), time.Duration(1+random.IntN(100))*time.Millisecond)
-				}
-				a, err := e.Infer(ctx, engine.Request{Instance: "a", Inputs: nap(length, own), Expect: length})
-				if err == nil && !bytes.Equal(a.Outputs[0].Data[4:], own) {
-					t.Errorf("%s got %q", own, a.Outputs[0].Data[4:])
-				}
-				if err != nil && ctx.Err() == nil && !api.Is(err, api.CodeDeadline) { // the worker's clock may be a little ahead
-					t.Errorf("%s: %v", own, err)
-				}
-				a.Release()
-				cancel()
-				if random.IntN(20) == 0 {
-					<-time.After(time.Duration(random.IntN(30)) * time.Millisecond) // others are alone meanwhile
-				}
+	for _, c := range []struct{ connections, callers, pauses int }{{1, 6, 20}, {2, 6, 20}, {2, 2, 4}} {
+		t.Run(fmt.Sprintf("%d callers by %d", c.callers, c.connections), func(t *testing.T) {
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			address, _ := serve(t, naps{newMirror()}, worker.Config{Concurrency: 8})
+			e := dial(t, address, process.Config{Connections: c.connections})
+			var callers sync.WaitGroup
+			for i := range c.callers {
+				random := rand.New(rand.NewPCG(seed, uint64(i)))
+				callers.Go(func() {
+					for n := range 150 {
+						laneRound(t, e, random, fmt.Appendf(nil, "%d/%d", i, n))
+						if i > 0 && random.IntN(c.pauses) == 0 {
+							<-time.After(time.Duration(random.IntN(30)) * time.Millisecond) // others are alone meanwhile
+						}
+					}
+				})
+			}
+			callers.Wait()
+			awaitIdle(t, e)
+			if err := e.Err(); err != nil {
+				t.Error(err)
 			}
 		})
 	}
-	callers.Wait()
-	awaitIdle(t, e)
-	if err := e.Err(); err != nil {
-		t.Error(err)
+}
+
+// laneRound is one request of the walk.
+func laneRound(t *testing.T, e *process.Engine, random *rand.Rand, own []byte) {
+	length := time.Duration(random.IntN(1000)) * time.Microsecond
+	if random.IntN(12) == 0 {
+		length = time.Duration(random.IntN(60)) * time.Millisecond
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	switch random.IntN(4) {
+	case 0:
+		defer time.AfterFunc(time.Duration(random.IntN(int(length)+int(time.Millisecond))), cancel).Stop()
+	case 1:
+		short, stop := context.WithTimeout(ctx, time.Duration(1+random.IntN(100))*time.Millisecond)
+		defer stop()
+		ctx = short
+	}
+	a, err := e.Infer(ctx, engine.Request{Instance: "a", Inputs: nap(length, own), Expect: length})
+	defer a.Release()
+	if err == nil && !bytes.Equal(a.Outputs[0].Data[4:], own) {
+		t.Errorf("%s got %q", own, a.Outputs[0].Data[4:])
+	}
+	if err != nil && ctx.Err() == nil && !api.Is(err, api.CodeDeadline) { // the worker's clock may be a little ahead
+		t.Errorf("%s: %v", own, err)
+	}
+}
+
+// puppet is a worker that does only what the test does for it.
+type puppet struct {
+	address string
+	asked   [2]chan *hop.Message // what came by each connection, behind hello
+	shared  *hop.Writer          // the first connection's ways for answers, set when something was asked
+	lanes   []*hop.Writer
+}
+
+func newPuppet(t *testing.T) *puppet {
+	p := &puppet{address: filepath.Join(t.TempDir(), "w.sock")}
+	listener, err := net.Listen("unix", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reads sync.WaitGroup
+	t.Cleanup(func() { listener.Close(); reads.Wait() })
+	for i := range p.asked {
+		p.asked[i] = make(chan *hop.Message, 64)
+	}
+	reads.Go(func() {
+		for _, asked := range p.asked {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			reads.Go(func() { p.read(conn.(*net.UnixConn), asked) })
+		}
+	})
+	return p
+}
+
+func (p *puppet) read(conn *net.UnixConn, asked chan<- *hop.Message) {
+	defer conn.Close()
+	rights := hop.NewRights(conn)
+	reader := hop.NewReader(rights, new(hop.Pool), hop.Limits{})
+	hello, err := reader.Next()
+	if err != nil {
+		return
+	}
+	ways := hop.Ways(rights.Take())
+	defer func() { _ = ways.Close() }()
+	reply := hop.Message{Kind: hop.KindHello.Result(), Split: ways != nil}
+	reply.Answers(hello)
+	if err := say(hop.NewWriter(conn, nil), &reply); err != nil {
+		return
+	}
+	if ways != nil {
+		pair, err := hop.Worker(conn, ways)
+		if err != nil {
+			return
+		}
+		defer pair.Close()
+		p.shared, p.lanes = hop.NewWriter(pair, nil), pair.Writers(nil)
+		reader = hop.NewReader(pair, new(hop.Pool), hop.Limits{})
+	}
+	for {
+		m, err := reader.Next()
+		if err != nil {
+			return
+		}
+		asked <- m
+	}
+}
+
+func say(w *hop.Writer, m *hop.Message) error {
+	f := w.Frame()
+	if err := f.Encode(m, hop.Limits{}); err != nil {
+		return err
+	}
+	return w.Send(context.Background(), f, false)
+}
+
+// answer answers a request, where it wants the answer.
+func (p *puppet) answer(t *testing.T, m *hop.Message) {
+	t.Helper()
+	w := p.shared
+	if m.Lane > 0 {
+		w = p.lanes[m.Lane-1]
+	}
+	reply := hop.Message{Kind: m.Kind.Result()}
+	reply.Answers(m)
+	if err := say(w, &reply); err != nil {
+		t.Fatal(err)
+	}
+	m.Release()
+}
+
+// next is what comes next by a connection.
+func (p *puppet) next(t *testing.T, by int, kind hop.Kind) *hop.Message {
+	t.Helper()
+	select {
+	case m := <-p.asked[by]:
+		if m.Kind != kind {
+			t.Fatalf("asked %+v by connection %d, want kind %d", m, by, kind)
+		}
+		return m
+	case <-time.After(10 * time.Second):
+		t.Fatalf("nothing is asked by connection %d, want kind %d", by, kind)
+		return nil
+	}
+}
+
+// TestAlone: the worker is told that a request is alone after some that were, and at once when that is not so any more, by the
+// connection that it still reads.
+func TestAlone(t *testing.T) {
+	p := newPuppet(t)
+	e := dial(t, p.address, process.Config{})
+	var callers sync.WaitGroup
+	ask := func(ctx context.Context, expect time.Duration) {
+		callers.Go(func() { _, _ = e.Infer(ctx, engine.Request{Instance: "a", Expect: expect}) })
+	}
+	pass := func(expect time.Duration) (alone bool) {
+		t.Helper()
+		ask(t.Context(), expect)
+		m := p.next(t, 0, hop.KindInfer)
+		alone = m.Alone
+		p.answer(t, m)
+		callers.Wait()
+		return alone
+	}
+	// sole is a request that is alone, on its way.
+	sole := func(ctx context.Context) *hop.Message {
+		t.Helper()
+		for range 2 * process.SoleAfter {
+			ask(ctx, time.Millisecond)
+			m := p.next(t, 0, hop.KindInfer)
+			if m.Alone {
+				return m
+			}
+			p.answer(t, m)
+			callers.Wait()
+		}
+		t.Fatal("never told that a request is alone")
+		return nil
+	}
+	relieved := func(m *hop.Message) {
+		t.Helper()
+		if r := p.next(t, 1, hop.KindRelieve); r.ID != m.ID {
+			t.Fatalf("request %d is relieved, want %d", r.ID, m.ID)
+		}
+	}
+	for _, beside := range []string{"a run", "a ping", "none", "given up"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		first := sole(ctx)
+		switch beside {
+		case "a run":
+			ask(ctx, time.Millisecond)
+			second := p.next(t, 0, hop.KindInfer)
+			relieved(first)
+			ask(ctx, time.Millisecond) // relieves nobody
+			third := p.next(t, 0, hop.KindInfer)
+			if second.Alone || third.Alone {
+				t.Error("beside another, a request is said to be alone")
+			}
+			p.answer(t, second)
+			p.answer(t, third)
+		case "a ping":
+			callers.Go(func() { _ = e.Ping(ctx) })
+			ping := p.next(t, 0, hop.KindPing)
+			relieved(first)
+			p.answer(t, ping)
+		case "given up":
+			cancel()
+			relieved(first)
+			if m := p.next(t, 0, hop.KindCancel); m.ID != first.ID {
+				t.Errorf("request %d is cancelled, want %d", m.ID, first.ID)
+			}
+		}
+		p.answer(t, first)
+		callers.Wait()
+		cancel()
+	}
+	for range process.SoleAfter {
+		pass(time.Millisecond)
+	}
+	for expect, want := range map[time.Duration]bool{0: false, process.LaneFrom - 1: false, process.LaneFrom: true, process.AloneBelow - 1: true, process.AloneBelow: false} {
+		if pass(expect) != want {
+			t.Errorf("a run of %v is said to be alone: %v", expect, !want)
+		}
+	}
+	select {
+	case m := <-p.asked[1]:
+		t.Errorf("asked %+v by the second connection at the end", m)
+	default:
 	}
 }
 
@@ -131,66 +328,32 @@ func TestLaneWalk(t *testing.T) {
 func TestWrongLane(t *testing.T) {
 	for _, by := range []string{"the shared socket", "another lane"} {
 		t.Run(by, func(t *testing.T) {
-			address := filepath.Join(t.TempDir(), "w.sock")
-			listener, err := net.Listen("unix", address)
-			if err != nil {
+			p := newPuppet(t)
+			e := dial(t, p.address, process.Config{})
+			var callers sync.WaitGroup
+			ask := func() *hop.Message {
+				callers.Go(func() {
+					_, err := e.Infer(t.Context(), engine.Request{Instance: "a", Expect: process.LaneFrom})
+					if !api.Is(err, api.CodeWorkerLost) {
+						t.Errorf("got %v", err)
+					}
+				})
+				return p.next(t, 0, hop.KindInfer)
+			}
+			first := ask()
+			to := p.shared
+			if by == "another lane" { // whose caller reads what is not its own
+				to = p.lanes[ask().Lane-1]
+			}
+			reply := hop.Message{Kind: hop.KindInfer.Result()}
+			reply.Answers(first)
+			if err := say(to, &reply); err != nil {
 				t.Fatal(err)
 			}
-			defer listener.Close()
-			go func() {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				rights := hop.NewRights(conn.(*net.UnixConn))
-				hello, err := hop.NewReader(rights, new(hop.Pool), hop.Limits{}).Next()
-				if err != nil {
-					return
-				}
-				write := func(w net.Conn, m *hop.Message) {
-					f := hop.NewWriter(nil, nil).Frame()
-					if err := f.Encode(m, hop.Limits{}); err == nil {
-						_, _ = w.Write(f.Bytes())
-					}
-				}
-				write(conn, &hop.Message{Kind: hop.KindHello.Result(), ID: hello.ID, Check: hello.Mark(), Split: true})
-				ways := hop.Ways(rights.Take())
-				pair, err := hop.Worker(conn.(*net.UnixConn), ways)
-				if err != nil {
-					return
-				}
-				defer pair.Close()
-				in := hop.NewReader(pair, new(hop.Pool), hop.Limits{})
-				first, err := in.Next()
-				if err != nil {
-					return
-				}
-				reply := hop.Message{Kind: hop.KindInfer.Result()}
-				reply.Answers(first)
-				to := net.Conn(pair)
-				if by == "another lane" {
-					second, err := in.Next()
-					if err != nil {
-						return
-					}
-					if to, err = net.FileConn(ways[second.Lane]); err != nil {
-						return
-					}
-				}
-				write(to, &reply)
-				_ = ways.Close()
-				<-t.Context().Done()
-			}()
-			e := dial(t, address, process.Config{Connections: 1})
-			var late sync.WaitGroup
-			if by == "another lane" { // whose caller reads what is not its own
-				late.Go(func() { _, _ = e.Infer(t.Context(), engine.Request{Instance: "a", Expect: process.LaneFrom}) })
+			callers.Wait()
+			if !errors.Is(e.Err(), hop.ErrOrder) && !errors.Is(e.Err(), hop.ErrUnknownID) {
+				t.Errorf("the engine ended with %v", e.Err())
 			}
-			_, err = e.Infer(t.Context(), engine.Request{Instance: "a", Expect: process.LaneFrom})
-			if !api.Is(err, api.CodeWorkerLost) || !errors.Is(e.Err(), hop.ErrOrder) && !errors.Is(e.Err(), hop.ErrUnknownID) {
-				t.Errorf("got %v, and the engine ended with %v", err, e.Err())
-			}
-			late.Wait()
 		})
 	}
 }

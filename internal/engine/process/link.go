@@ -33,6 +33,7 @@ type link struct {
 	broken  bool
 	idle    []*lane // that no request has; the last one used is the next
 	alone   int     // runs in a row that found nobody waiting
+	sole    uint64  // the request whose run may keep the worker from reading; 0 is none
 	lanes   []*lane // all of them
 	looking bool    // the watch is on
 	quiet   int     // looks in a row that saw no new request in a lane
@@ -214,20 +215,37 @@ func (l *link) ask(ctx context.Context, m *hop.Message, share bool) (*hop.Messag
 }
 
 func (l *link) begin(m *hop.Message, c *call) error {
+	relieved, err := l.enter(m, c)
+	l.relieve(relieved)
+	return err
+}
+
+// enter puts a call among those that wait, and tells who is alone no longer.
+func (l *link) enter(m *hop.Message, c *call) (relieved uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.broken:
-		return l.engine.lost()
+		return 0, l.engine.lost()
 	case len(l.pending) >= l.engine.config.Requests:
-		return api.Fail(api.CodeQueueFull, "", "%d requests wait for the worker already", len(l.pending))
+		return 0, api.Fail(api.CodeQueueFull, "", "%d requests wait for the worker already", len(l.pending))
 	}
 	c.lane = l.take(m)
 	if m.Lane = 0; c.lane != nil {
 		m.Lane = c.lane.number
 	}
+	relieved = l.isAlone(m, c.lane)
 	l.pending[m.ID] = c
-	return nil
+	return relieved, nil
+}
+
+// forget needs mu. It takes a call away from those that wait.
+func (l *link) forget(id uint64, c *call) {
+	delete(l.pending, id)
+	l.give(c.lane)
+	if l.sole == id {
+		l.sole = 0
+	}
 }
 
 // unsent forgets a call whose request did not leave.
@@ -235,8 +253,7 @@ func (l *link) unsent(c *call, id uint64) {
 	l.mu.Lock()
 	_, waiting := l.pending[id]
 	if waiting {
-		delete(l.pending, id)
-		l.give(c.lane)
+		l.forget(id, c)
 	}
 	l.mu.Unlock()
 	if !waiting {
@@ -280,8 +297,12 @@ func (l *link) finish(ctx context.Context, c *call, reply *hop.Message) (*hop.Me
 func (l *link) giveUp(ctx context.Context, c *call, id uint64, sent bool) (*hop.Message, error) {
 	l.mu.Lock()
 	_, waiting := l.pending[id]
+	relieved := uint64(0)
 	switch {
 	case waiting && sent:
+		if l.sole == id { // else the cancel would not be read
+			relieved, l.sole = id, 0
+		}
 		c.givenUp = true // the call is the reader's now
 		c.due = time.Now().Add(l.engine.config.RunGrace)
 		if late := c.started.Add(c.limit + l.engine.config.RunGrace); c.limit > 0 && late.After(c.due) {
@@ -291,14 +312,14 @@ func (l *link) giveUp(ctx context.Context, c *call, id uint64, sent bool) (*hop.
 			l.engine.watch.by(c.due)
 		}
 	case waiting:
-		delete(l.pending, id)
-		l.give(c.lane)
+		l.forget(id, c)
 	}
 	l.mu.Unlock()
 	if !waiting {
 		return l.finish(ctx, c, <-c.answer)
 	}
 	if sent {
+		l.relieve(relieved)
 		f := l.writer.Frame()
 		if err := f.Encode(&hop.Message{Kind: hop.KindCancel, ID: id}, l.engine.config.Limits); err == nil {
 			l.writer.Post(f)
@@ -340,8 +361,7 @@ func (l *link) arrived(m *hop.Message, from *lane) (*call, error) {
 	fits := known && c.lane == from && m.Check == c.mark && (m.Kind == hop.KindFailure || m.Kind == c.kind.Result())
 	givenUp := fits && c.givenUp
 	if fits {
-		delete(l.pending, m.ID)
-		l.give(c.lane)
+		l.forget(m.ID, c)
 	}
 	l.mu.Unlock()
 	switch {

@@ -9,7 +9,7 @@ import (
 )
 
 // Version is the protocol's version; both ends come from one binary, so a difference ends the connection.
-const Version = 3
+const Version = 4
 
 // A frame is a prefix of 32 bytes, a header and a payload, all numbers little-endian:
 //
@@ -29,16 +29,17 @@ const (
 // Kind says what a frame is.
 type Kind uint8
 
-// The requests. Each, Cancel apart, is answered exactly once: by its result kind or by KindFailure. Cancel names the
-// request to stop in its own id and has no answer of its own.
+// The requests. Each, Cancel and Relieve apart, is answered exactly once: by its result kind or by KindFailure. These two name
+// another request in their own id and have no answer: Cancel the one to stop, Relieve one that is Alone no longer.
 const (
-	KindHello  Kind = 1
-	KindLoad   Kind = 2
-	KindUnload Kind = 3
-	KindInfer  Kind = 4
-	KindStats  Kind = 5
-	KindCancel Kind = 6
-	KindPing   Kind = 7
+	KindHello   Kind = 1
+	KindLoad    Kind = 2
+	KindUnload  Kind = 3
+	KindInfer   Kind = 4
+	KindStats   Kind = 5
+	KindCancel  Kind = 6
+	KindPing    Kind = 7
+	KindRelieve Kind = 8
 )
 
 const resultBit = 0x40
@@ -49,12 +50,12 @@ const KindFailure Kind = 0x7f
 // Result is the kind that answers a request of this kind.
 func (k Kind) Result() Kind { return k | resultBit }
 
-// Request reports whether the kind is a request, Cancel included.
-func (k Kind) Request() bool { return k >= KindHello && k <= KindPing }
+// Request reports whether the kind is a request, Cancel and Relieve included.
+func (k Kind) Request() bool { return k >= KindHello && k <= KindRelieve }
 
 func (k Kind) known() bool {
 	plain := k &^ resultBit
-	return k == KindFailure || (plain.Request() && k != KindCancel.Result())
+	return k == KindFailure || (plain.Request() && k != KindCancel.Result() && k != KindRelieve.Result())
 }
 
 // The ways in which a stream can be wrong. Each ends the connection: after one of them nothing that follows can be

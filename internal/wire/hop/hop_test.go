@@ -38,7 +38,7 @@ func encode(t testing.TB, m *hop.Message) []byte {
 func plain(m *hop.Message) hop.Message {
 	p := hop.Message{Kind: m.Kind, ID: m.ID, Check: m.Check, Budget: m.Budget, Token: m.Token, PID: m.PID, Load: m.Load, Loaded: m.Loaded,
 		Instance: m.Instance, Queue: m.Queue, Compute: m.Compute, Stats: m.Stats, Failure: m.Failure, Refused: m.Refused}
-	p.Shares, p.Shared, p.Split, p.Priority, p.Lane = m.Shares, m.Shared, m.Split, m.Priority, m.Lane
+	p.Shares, p.Shared, p.Split, p.Priority, p.Lane, p.Alone = m.Shares, m.Shared, m.Split, m.Priority, m.Lane, m.Alone
 	p.Offsets = append(p.Offsets, m.Offsets...)
 	if m.Outputs != nil {
 		p.Outputs = append([]string{}, m.Outputs...)
@@ -137,7 +137,7 @@ func (g guess) specs() (list []api.TensorSpec) {
 	return list
 }
 
-var kinds = []hop.Kind{hop.KindHello, hop.KindLoad, hop.KindUnload, hop.KindInfer, hop.KindStats, hop.KindCancel, hop.KindPing,
+var kinds = []hop.Kind{hop.KindHello, hop.KindLoad, hop.KindUnload, hop.KindInfer, hop.KindStats, hop.KindCancel, hop.KindPing, hop.KindRelieve,
 	hop.KindHello.Result(), hop.KindLoad.Result(), hop.KindUnload.Result(), hop.KindInfer.Result(), hop.KindStats.Result(),
 	hop.KindPing.Result(), hop.KindFailure}
 
@@ -167,7 +167,7 @@ func (g guess) message() *hop.Message {
 	case hop.KindUnload:
 		m.Instance = g.text()
 	case hop.KindInfer:
-		m.Instance, m.Tensors, m.Priority, m.Lane = g.text(), g.tensors(), g.Int64(), g.IntN(1+hop.Lanes)
+		m.Instance, m.Tensors, m.Priority, m.Lane, m.Alone = g.text(), g.tensors(), g.Int64(), g.IntN(1+hop.Lanes), g.IntN(2) == 0
 		if g.IntN(2) == 0 {
 			m.Outputs = []string{}
 			for range g.IntN(3) {
@@ -320,6 +320,7 @@ func TestWrongStreams(t *testing.T) {
 		{"unknown kind", put(3, 0x33), hop.ErrKind},
 		{"kind zero", put(3, 0), hop.ErrKind},
 		{"a result of cancel", put(3, byte(hop.KindCancel.Result())), hop.ErrKind},
+		{"a result of relieve", put(3, byte(hop.KindRelieve.Result())), hop.ErrKind},
 		{"a huge header", put(4, full[:4]...), hop.ErrOversize},
 		{"a huge payload", put(8, full...), hop.ErrOversize},
 		{"a payload where none may be", put(3, byte(hop.KindPing)), hop.ErrMalformed},

@@ -17,6 +17,7 @@ type Message struct {
 	Check  uint64        // answers: the request's Mark
 	Budget time.Duration // requests: what remains of the time, in whole microseconds; 0 is no deadline
 	Lane   int           // Infer: the socket that its answer shall come by; 0 is the shared one
+	Alone  bool          // Infer: nothing else is on the connection, and nothing will be until its answer, or Relieve on another
 	Expect time.Duration // not sent: what the run usually takes; 0 is not known
 	Limit  time.Duration // not sent: how long a run may go on when its caller gave up before; 0 is no longer than that
 
@@ -164,6 +165,7 @@ func (m *Message) appendHeader(b []byte) []byte {
 	case KindInfer:
 		b = appendText(b, m.Instance)
 		b = appendInt(appendInt(b, m.Priority), int64(m.Lane))
+		b = appendFlag(b, m.Alone)
 		b = appendFlag(b, m.Outputs != nil)
 		if m.Outputs != nil {
 			b = appendTexts(b, m.Outputs)
@@ -211,7 +213,7 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 		m.Instance = c.name()
 	case KindInfer:
 		m.Instance = c.name()
-		m.Priority, m.Lane = c.int(), c.lane()
+		m.Priority, m.Lane, m.Alone = c.int(), c.lane(), c.flag()
 		if c.flag() {
 			m.names = c.names(m.names)
 			m.Outputs = m.names
