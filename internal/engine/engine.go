@@ -84,6 +84,7 @@ type Loaded struct {
 	WarmTime  time.Duration
 	Bytes     int64          // memory that the instance takes, by the runtime's own statistics; 0: unknown
 	Batch     *api.BatchPlan // what became of Options.Batching; nil from an engine that does not batch
+	InTurn    bool           // its runs go on one at a time, in the order of their requests: another is better handed over after it
 }
 
 // Request is one inference. Outputs names the outputs wanted, in order; nil means all. The deadline is ctx's.

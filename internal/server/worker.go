@@ -65,15 +65,15 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	// together and form batches.
 	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), InstanceRuns: threads, Log: log})
 	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log,
-		Spare: func(alone bool) { spareProcessor(threads, alone) }})
+		Spare: func(inTurn bool) { spareProcessor(threads, inTurn) }})
 	return errors.Join(err, engine.Close())
 }
 
-// spareProcessor gives Go's scheduler one processor more than the runtime has threads while runs come alone. Then there is an idle
+// spareProcessor gives Go's scheduler one processor more than the runtime has threads while runs come in turn. Then there is an idle
 // one, and its monitor neither takes the processor of a thread that is in a run nor has to be woken after it. When others come,
 // the monitor would look after both of them all the time.
-func spareProcessor(threads int, alone bool) {
-	if alone {
+func spareProcessor(threads int, inTurn bool) {
+	if inTurn {
 		threads++
 	}
 	runtime.GOMAXPROCS(threads)

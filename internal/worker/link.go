@@ -29,7 +29,7 @@ const (
 )
 
 // link is one connection. One goroutine, its leader, reads. Requests of quick instances it runs itself, and what it
-// answers leaves together when nothing more has arrived; so it does with one that is Alone. Every other request runs in a
+// answers leaves together when nothing more has arrived; so it does with one that is InTurn. Every other request runs in a
 // goroutine of its own, which also writes its answer. A run of the leader's that takes long, or is relieved, makes it a
 // goroutine of the latter kind: another leads on.
 type link struct {
@@ -158,24 +158,13 @@ func (l *link) leadOn() {
 			}
 		}
 		m, err := l.next()
-		if err == nil && m.Kind == hop.KindInfer {
-			alone := l.alone(m)
-			if alone {
-				l.writer.Flush() // it may take long
-				l.host.spare.alone()
-				runtime.Gosched() // who goes on for 10 ms without loses Go's processor in the run
-			} else {
-				l.host.spare.together()
-			}
-			if alone || l.quick(m) {
-				if !l.runOwn(m, alone) {
+		if err == nil {
+			if why := l.prepare(m); why != ownNot {
+				if !l.runOwn(m, why) {
 					return
 				}
 				continue
 			}
-		}
-		if err == nil {
-			l.writer.Flush() // what is begun now may take long
 			err = l.take(l.ctx, m)
 		}
 		if err != nil {
@@ -183,6 +172,21 @@ func (l *link) leadOn() {
 			return
 		}
 	}
+}
+
+// prepare says whether the leader should run a request itself, and makes ready for that, or for another to.
+func (l *link) prepare(m *hop.Message) own {
+	why := l.own(m)
+	if why == ownInTurn {
+		l.host.spare.inTurn()
+		runtime.Gosched() // who goes on for 10 ms without loses Go's processor in the run
+	} else if m.Kind == hop.KindInfer {
+		l.host.spare.together()
+	}
+	if why != ownQuick {
+		l.writer.Flush() // it may take long
+	}
+	return why
 }
 
 // end is the leader's last act.
@@ -298,7 +302,7 @@ func (l *link) take(ctx context.Context, m *hop.Message) error {
 func (l *link) admit(m *hop.Message) bool {
 	why := refuseFull
 	if !m.Refused {
-		why = l.host.begin()
+		why = l.host.begin(m)
 	}
 	if why == refuseNot {
 		return true
@@ -321,7 +325,7 @@ func (l *link) begin(ctx context.Context, m *hop.Message) error {
 	}
 	if !l.register(m.ID, cancel) {
 		cancel()
-		l.host.end(m.Payload())
+		l.host.end(m)
 		m.Release()
 		return fmt.Errorf("%w: %d", hop.ErrDuplicate, m.ID)
 	}
@@ -364,7 +368,7 @@ func (l *link) run(ctx context.Context, cancel context.CancelFunc, m *hop.Messag
 // done gives back what a request held. The inputs go last: an engine may answer with views of them.
 func (l *link) done(m *hop.Message, answer *engine.Answer) {
 	answer.Release()
-	l.host.end(m.Payload())
+	l.host.end(m)
 	m.Release()
 }
 
@@ -448,7 +452,8 @@ func (l *link) load(ctx context.Context, m *hop.Message) (reply hop.Message, err
 	}
 	loaded, err := l.host.engine.Load(ctx, load)
 	l.host.learn(load.Instance, loaded.Batch != nil && loaded.Batch.MaxSize > 1)
-	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime, Bytes: loaded.Bytes}
+	reply.Loaded = hop.Loaded{Signature: loaded.Signature, LoadTime: loaded.LoadTime, WarmTime: loaded.WarmTime, Bytes: loaded.Bytes,
+		InTurn: loaded.InTurn}
 	if loaded.Batch != nil {
 		reply.Loaded.Batched, reply.Loaded.Batch = true, *loaded.Batch
 	}

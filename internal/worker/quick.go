@@ -17,7 +17,7 @@ const (
 	// worthJoining is from where on requests to an instance that batches are left to its batcher when several came at
 	// once: joining them costs some microseconds for each.
 	worthJoining = 20 * time.Microsecond
-	// The leader looks for the next request of a caller who is alone before it waits: for at least leastLooks, or a part of what
+	// The leader looks for the next request behind one with a lane before it waits: for at least leastLooks, or a part of what
 	// its run took, but for mostLooks at most.
 	leastLooks = 100 * time.Microsecond
 	mostLooks  = 500 * time.Microsecond
@@ -27,8 +27,7 @@ const (
 	looksAway = 8
 	// quickPayload is the most bytes of inputs for that.
 	quickPayload = 64 << 10
-	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced, or since
-	// the one aloneLooks before if its run is alone.
+	// handOver is how often a busy leader is looked at; one that is in the same run since the last look is replaced.
 	handOver = 5 * time.Millisecond
 	// idleLooks is how many looks without a run end the looking.
 	idleLooks = 200
@@ -73,8 +72,29 @@ func (c *cost) isQuick() bool {
 	return took > 0 && took < quickRun
 }
 
-// quick reports whether the leader should run a request itself.
-func (l *link) quick(m *hop.Message) bool {
+// own says why the leader runs a request itself.
+type own uint8
+
+const (
+	ownNot    own = iota
+	ownQuick      // a goroutine of its own would take longer; it does not queue for a place in the engine behind long ones
+	ownInTurn     // nothing that comes meanwhile could not wait for it
+)
+
+// own says whether the leader should run a request itself.
+func (l *link) own(m *hop.Message) own {
+	switch {
+	case m.Kind != hop.KindInfer:
+		return ownNot
+	case l.isInTurn(m):
+		return ownInTurn
+	case l.isQuick(m):
+		return ownQuick
+	}
+	return ownNot
+}
+
+func (l *link) isQuick(m *hop.Message) bool {
 	if m.Payload() > quickPayload || m.Refused {
 		return false
 	}
@@ -93,20 +113,20 @@ func (l *link) quick(m *hop.Message) bool {
 // leader watches what a link's leader runs itself. The watch, a timer that is set while there is something to see, takes
 // a run over that takes long: from then on it can be cancelled, has its deadline, and another goroutine leads.
 type leader struct {
-	run     *ownRun     // replaced with link.mu held, when another leads on, before it does
-	looking atomic.Bool // the watch is on
-	timer   *time.Timer
+	run   *ownRun      // replaced with link.mu held, when another leads on, before it does
+	every atomic.Int64 // nanoseconds from one look of the watch to the next; 0: it is off
+	timer *time.Timer
 
 	// Guarded by link.mu.
-	seen int64 // serial at the last look
-	same int   // looks in a row that saw this run
-	idle int   // looks in a row that saw no run
+	seen int64         // serial at the last look
+	same time.Duration // for which that run was seen
+	idle int           // looks in a row that saw no run
 }
 
 // ownRun is one leader's runs, one after the other.
 type ownRun struct {
 	serial atomic.Int64  // odd while a run is under way, rising; taken: it was taken over
-	alone  atomic.Uint64 // the run's request, if it is alone; 0 is not
+	inTurn atomic.Uint64 // the run's request, if it is in turn; 0 is not
 
 	// Written by the leader while no run is under way, read by who took the run over.
 	message *hop.Message
@@ -137,29 +157,28 @@ func (l *link) stopWatch() {
 
 // runOwn runs a request on the leader's own goroutine and holds its answer back for the next flush, unless nobody shares it. It
 // reports whether the caller still leads.
-func (l *link) runOwn(m *hop.Message, alone bool) (leads bool) {
+func (l *link) runOwn(m *hop.Message, why own) (leads bool) {
 	if !l.admit(m) {
 		return true
 	}
 	r := l.lead.run
-	id := uint64(0)
-	if alone {
-		id = m.ID
+	id, most := uint64(0), handOver
+	if why == ownInTurn {
+		id, most = m.ID, inTurnOver
 	}
-	r.alone.Store(id)
+	r.inTurn.Store(id)
 	if r.leave == nil {
 		r.leave = context.AfterFunc(l.ctx, r.life.Cancel)
 	}
 	r.message = m
 	serial := r.serial.Add(1)
-	if !l.lead.looking.Load() {
-		l.lead.looking.Store(true)
-		l.lead.timer.Reset(handOver)
+	if every := l.lead.every.Load(); every == 0 || every > int64(most) {
+		l.lead.watch(most)
 	}
-	if alone && l.host.relieved.Load() == id { // between alone and Add
+	if l.host.relieved.Load() >= id && id != 0 { // between isInTurn and Add
 		l.relieve(id)
 	}
-	reply, answer := l.execute(&r.life, m, !alone)
+	reply, answer := l.execute(&r.life, m, why == ownQuick)
 	reply.Answers(m)
 	if r.serial.Swap(serial+1) == taken {
 		l.finishTaken(r, m, &reply)
@@ -170,9 +189,9 @@ func (l *link) runOwn(m *hop.Message, alone bool) (leads bool) {
 	if f := l.encode(w, &reply); f != nil && (reply.Lane > 0 || !w.Hold(f)) { // nobody follows on a lane
 		_ = w.Send(context.Background(), f, false) // a broken connection has told shut
 	}
-	lonely := reply.Lane > 0
+	soon := reply.Lane > 0 // whoever asked alone is likely to ask again, and of many another
 	l.done(m, answer)
-	if lonely && l.host.isIdle() { // whoever asked alone is likely to ask again
+	if soon && l.host.isIdle() {
 		if l.looks++; l.looks%looksAway == 0 {
 			runtime.Gosched() // as it never would, if every look were in time
 		}
@@ -202,26 +221,35 @@ func (l *link) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := &l.lead
-	serial := d.run.serial.Load()
+	serial, most := d.run.serial.Load(), handOver
+	if d.run.inTurn.Load() != 0 {
+		most = inTurnOver
+	}
 	switch {
 	case serial != d.seen:
 		d.seen, d.same, d.idle = serial, 0, 0
 	case serial%2 == 0:
 		d.idle++
 	default:
-		if d.same++; d.run.alone.Load() == 0 || d.same >= aloneLooks {
+		if d.same += time.Duration(d.every.Load()); d.same >= most {
 			l.takeOver(d.run, serial)
 		}
 	}
 	if d.idle >= idleLooks {
 		d.idle = 0
-		d.looking.Store(false)
+		d.every.Store(0)
 		// A leader sets its serial before it looks whether it is watched, so one of the two sees the other.
-		if d.run.serial.Load() == serial || !d.looking.CompareAndSwap(false, true) {
+		if d.run.serial.Load() == serial || !d.every.CompareAndSwap(0, int64(most)) {
 			return
 		}
 	}
-	d.timer.Reset(handOver)
+	d.watch(most)
+}
+
+// watch sets when the next look is.
+func (d *leader) watch(every time.Duration) {
+	d.every.Store(int64(every))
+	d.timer.Reset(every)
 }
 
 // takeOver needs mu. It makes a leader's run one like any other and lets another goroutine lead.
@@ -234,7 +262,7 @@ func (l *link) takeOver(r *ownRun, serial int64) {
 	if m.Budget > 0 {
 		ran := time.Duration(0) // at least; one or two looks less than it did
 		if l.lead.seen == serial {
-			ran = time.Duration(l.lead.same) * handOver
+			ran = l.lead.same
 		}
 		r.late = time.AfterFunc(max(0, m.Budget-ran), func() {
 			l.mu.Lock()

@@ -32,9 +32,9 @@ type Config struct {
 	Limits      hop.Limits    // of one frame
 	Log         *slog.Logger  // default slog.Default()
 
-	// Spare, when set, is told when requests begin to come one at a time, each alone in the worker, and when they do not any
-	// more: one call at a time, at first with true.
-	Spare func(alone bool)
+	// Spare, when set, is told when requests begin to run one at a time, with nothing to do for the worker beside them, and when
+	// they do not any more: one call at a time, at first with true.
+	Spare func(inTurn bool)
 }
 
 func (c Config) orDefault() Config {
@@ -71,12 +71,13 @@ type host struct {
 	bytes  atomic.Int64  // tensor bytes of requests in hand
 	costs  sync.Map      // by instance: *cost
 
-	relieved atomic.Uint64 // the last request that was said not to be alone any more
+	relieved atomic.Uint64 // up to which request none is in turn any more; written with mu held
 	spare    spare
 
 	mu       sync.Mutex // guards the fields below
 	draining bool
 	count    int            // requests in hand
+	turns    int            // those of them that came in turn
 	requests sync.WaitGroup // the same, to wait for; Add only while not draining
 	links    map[*link]struct{}
 }
@@ -141,6 +142,9 @@ func (h *host) open(conn net.Conn) *link {
 		_ = conn.Close()
 		return nil
 	}
+	if len(h.links) == 0 {
+		h.relieved.Store(0) // another gateway's requests have other ids
+	}
 	l := newLink(h, conn)
 	h.links[l] = struct{}{}
 	return l
@@ -153,7 +157,7 @@ func (h *host) close(l *link) {
 }
 
 // begin takes a request in hand; why says why not.
-func (h *host) begin() (why refusal) {
+func (h *host) begin(m *hop.Message) (why refusal) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -163,14 +167,21 @@ func (h *host) begin() (why refusal) {
 		return refuseFull
 	}
 	h.count++
+	if m.InTurn {
+		h.turns++
+	}
 	h.requests.Add(1)
 	return refuseNot
 }
 
-func (h *host) end(payload int) {
-	h.bytes.Add(-int64(payload))
+// end lets go of a request in hand.
+func (h *host) end(m *hop.Message) {
+	h.bytes.Add(-int64(m.Payload()))
 	h.mu.Lock()
 	h.count--
+	if m.InTurn {
+		h.turns--
+	}
 	h.mu.Unlock()
 	h.requests.Done()
 }
@@ -180,6 +191,13 @@ func (h *host) isIdle() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.count == 0
+}
+
+// isInTurn reports that all requests in hand came in turn.
+func (h *host) isInTurn() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count == h.turns
 }
 
 // admit counts the bytes of a payload that is about to be read.

@@ -160,6 +160,7 @@ func (e *Engine) fill(ctx context.Context, h *held, load engine.Load) (engine.Lo
 		e.config.Log.Debug("batching chosen", "instance", load.Instance, "max_size", plan.max, "why", plan.why)
 		if plan.max > 1 {
 			h.batcher = e.newBatcher(load.Instance, settings, loaded.Signature, plan)
+			loaded.InTurn = false // those that wait together run together
 		}
 	}
 	e.mu.Lock()

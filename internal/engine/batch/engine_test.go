@@ -7,11 +7,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/penstock/penstock/api"
 	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/engine/batch"
 	"github.com/penstock/penstock/internal/engine/echo"
 	"github.com/penstock/penstock/internal/engine/enginetest"
 	"github.com/penstock/penstock/internal/engine/onnxruntime"
+	"github.com/penstock/penstock/internal/ort/orttest"
 	"github.com/penstock/penstock/internal/tensor"
 )
 
@@ -49,5 +51,19 @@ func TestUnloadThatFails(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		answer.Release()
+	}
+}
+
+// TestInTurn: runs that go on one at a time in the inner engine do not here, where they are joined.
+func TestInTurn(t *testing.T) {
+	e := batch.New(onnxruntime.New(onnxruntime.Config{CacheDir: t.TempDir(), IntraThreads: 1, InstanceRuns: 1}), batch.Config{})
+	defer e.Close()
+	path := write(t, orttest.Identity(orttest.Int64))
+	for mode, inTurn := range map[api.BatchMode]bool{api.BatchOn: false, api.BatchOff: true} {
+		loaded, err := e.Load(t.Context(), engine.Load{Instance: string(mode), Format: "onnx", Path: path, Warm: true,
+			Options: api.LoadOptions{Batching: &api.Batching{Mode: mode}}})
+		if err != nil || loaded.InTurn != inTurn {
+			t.Errorf("batching %s, %+v: in turn %v, %v", mode, loaded.Batch, loaded.InTurn, err)
+		}
 	}
 }

@@ -230,6 +230,7 @@ func (e *Engine) start(ctx context.Context, in *instance, load engine.Load) erro
 		}
 	}
 	in.loaded.Bytes = m.bytes()
+	in.loaded.InTurn = cap(in.slots) == 1
 	return nil
 }
 

@@ -51,6 +51,9 @@ func TestSignature(t *testing.T) {
 	if loaded.LoadTime <= 0 || loaded.WarmTime <= 0 {
 		t.Errorf("times: %+v", loaded)
 	}
+	if loaded.InTurn {
+		t.Error("several runs are said to go on one at a time")
+	}
 }
 
 func TestEveryDatatype(t *testing.T) {
@@ -250,8 +253,8 @@ func TestInstanceRuns(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		path := filepath.Join(t.TempDir(), name)
 		write(t, path, orttest.Count())
-		if _, err := e.Load(t.Context(), engine.Load{Instance: name, Format: "onnx", Path: path}); err != nil {
-			t.Fatal(err)
+		if loaded, err := e.Load(t.Context(), engine.Load{Instance: name, Format: "onnx", Path: path}); err != nil || !loaded.InTurn {
+			t.Fatalf("%+v, %v", loaded, err)
 		}
 	}
 	count := func(ctx context.Context, name string, turns uint64) error {

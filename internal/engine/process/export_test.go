@@ -10,11 +10,19 @@ func Lanes(e *Engine) (idle, all int) {
 	return len(l.idle), len(l.lanes)
 }
 
-// The usual lengths of a run from which it gets a lane beside others, and below which it may be alone, after so many that were.
+// Pending is how many requests wait on the first connection.
+func Pending(e *Engine) int {
+	l := e.links[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.pending)
+}
+
+// The usual lengths of a run from which it gets a lane beside others, and below which it may be in turn, after so many that were.
 const (
-	LaneFrom   = laneFrom
-	AloneBelow = aloneBelow
-	SoleAfter  = soleAfter
+	LaneFrom    = laneFrom
+	InTurnBelow = inTurnBelow
+	InTurnAfter = inTurnAfter
 )
 
 // SetWorked has an engine believe that its worker ran, and waited for a processor, for these times. Before the first request.

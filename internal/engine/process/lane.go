@@ -21,12 +21,6 @@ const (
 	// laneSoon.
 	laneQuick = 50 * time.Microsecond
 	laneSoon  = 100 * time.Microsecond
-	// soleAfter is how many requests in a row have to find nobody waiting before the worker is told that nobody else is expected:
-	// who comes then all the same costs it a frame more and some wake-ups.
-	soleAfter = 8
-	// aloneBelow is the usual length of a run below which it may keep the worker from reading on, while nobody else asks. Longer
-	// ones gain nothing that shows; worker.aloneLooks is what it has to fit.
-	aloneBelow = 15 * time.Millisecond
 	// laneBudget is the shortest time for an answer with which a caller may be in a lane: until the watch has seen it twice,
 	// it does not notice that its time is over.
 	laneBudget = 4 * laneLook
@@ -67,7 +61,7 @@ func (l *link) take(m *hop.Message) *lane {
 	if m.Kind != hop.KindInfer {
 		return nil
 	}
-	if l.alone = min(l.alone+1, soleAfter); len(l.pending) > 0 {
+	if l.alone = min(l.alone+1, laneAlone); len(l.pending) > 0 {
 		l.alone = 0
 	}
 	n := len(l.idle)
@@ -83,30 +77,6 @@ func (l *link) take(m *hop.Message) *lane {
 		l.watch.Reset(laneLook)
 	}
 	return ln
-}
-
-// isAlone needs mu, before the request is among those that wait. It tells the worker when nobody else does, and reports who was told
-// the same and has to be relieved; 0 is nobody.
-func (l *link) isAlone(m *hop.Message, ln *lane) (relieved uint64) {
-	relieved, l.sole = l.sole, 0
-	m.Alone = ln != nil && l.alone >= soleAfter && m.Expect >= laneFrom && m.Expect < aloneBelow && len(l.engine.links) > 1
-	if m.Alone {
-		l.sole = m.ID
-	}
-	return relieved
-}
-
-// relieve has the worker read on beside a run that it was told is alone. That goes by another connection, as it does not read
-// this one.
-func (l *link) relieve(id uint64) {
-	if id == 0 {
-		return
-	}
-	w := l.engine.links[1].writer
-	f := w.Frame()
-	if err := f.Encode(&hop.Message{Kind: hop.KindRelieve, ID: id}, l.engine.config.Limits); err == nil {
-		w.Post(f)
-	}
 }
 
 // give needs mu. It takes a lane back whose answer has come.

@@ -212,11 +212,17 @@ func say(w *hop.Writer, m *hop.Message) error {
 // answer answers a request, where it wants the answer.
 func (p *puppet) answer(t *testing.T, m *hop.Message) {
 	t.Helper()
+	p.reply(t, m, hop.Message{})
+}
+
+// reply is an answer that says something.
+func (p *puppet) reply(t *testing.T, m *hop.Message, reply hop.Message) {
+	t.Helper()
 	w := p.shared
 	if m.Lane > 0 {
 		w = p.lanes[m.Lane-1]
 	}
-	reply := hop.Message{Kind: m.Kind.Result()}
+	reply.Kind = m.Kind.Result()
 	reply.Answers(m)
 	if err := say(w, &reply); err != nil {
 		t.Fatal(err)
@@ -236,91 +242,6 @@ func (p *puppet) next(t *testing.T, by int, kind hop.Kind) *hop.Message {
 	case <-time.After(10 * time.Second):
 		t.Fatalf("nothing is asked by connection %d, want kind %d", by, kind)
 		return nil
-	}
-}
-
-// TestAlone: the worker is told that a request is alone after some that were, and at once when that is not so any more, by the
-// connection that it still reads.
-func TestAlone(t *testing.T) {
-	p := newPuppet(t)
-	e := dial(t, p.address, process.Config{})
-	var callers sync.WaitGroup
-	ask := func(ctx context.Context, expect time.Duration) {
-		callers.Go(func() { _, _ = e.Infer(ctx, engine.Request{Instance: "a", Expect: expect}) })
-	}
-	pass := func(expect time.Duration) (alone bool) {
-		t.Helper()
-		ask(t.Context(), expect)
-		m := p.next(t, 0, hop.KindInfer)
-		alone = m.Alone
-		p.answer(t, m)
-		callers.Wait()
-		return alone
-	}
-	// sole is a request that is alone, on its way.
-	sole := func(ctx context.Context) *hop.Message {
-		t.Helper()
-		for range 2 * process.SoleAfter {
-			ask(ctx, time.Millisecond)
-			m := p.next(t, 0, hop.KindInfer)
-			if m.Alone {
-				return m
-			}
-			p.answer(t, m)
-			callers.Wait()
-		}
-		t.Fatal("never told that a request is alone")
-		return nil
-	}
-	relieved := func(m *hop.Message) {
-		t.Helper()
-		if r := p.next(t, 1, hop.KindRelieve); r.ID != m.ID {
-			t.Fatalf("request %d is relieved, want %d", r.ID, m.ID)
-		}
-	}
-	for _, beside := range []string{"a run", "a ping", "none", "given up"} {
-		ctx, cancel := context.WithCancel(t.Context())
-		first := sole(ctx)
-		switch beside {
-		case "a run":
-			ask(ctx, time.Millisecond)
-			second := p.next(t, 0, hop.KindInfer)
-			relieved(first)
-			ask(ctx, time.Millisecond) // relieves nobody
-			third := p.next(t, 0, hop.KindInfer)
-			if second.Alone || third.Alone {
-				t.Error("beside another, a request is said to be alone")
-			}
-			p.answer(t, second)
-			p.answer(t, third)
-		case "a ping":
-			callers.Go(func() { _ = e.Ping(ctx) })
-			ping := p.next(t, 0, hop.KindPing)
-			relieved(first)
-			p.answer(t, ping)
-		case "given up":
-			cancel()
-			relieved(first)
-			if m := p.next(t, 0, hop.KindCancel); m.ID != first.ID {
-				t.Errorf("request %d is cancelled, want %d", m.ID, first.ID)
-			}
-		}
-		p.answer(t, first)
-		callers.Wait()
-		cancel()
-	}
-	for range process.SoleAfter {
-		pass(time.Millisecond)
-	}
-	for expect, want := range map[time.Duration]bool{0: false, process.LaneFrom - 1: false, process.LaneFrom: true, process.AloneBelow - 1: true, process.AloneBelow: false} {
-		if pass(expect) != want {
-			t.Errorf("a run of %v is said to be alone: %v", expect, !want)
-		}
-	}
-	select {
-	case m := <-p.asked[1]:
-		t.Errorf("asked %+v by the second connection at the end", m)
-	default:
 	}
 }
 

@@ -33,7 +33,7 @@ type link struct {
 	broken  bool
 	idle    []*lane // that no request has; the last one used is the next
 	alone   int     // runs in a row that found nobody waiting
-	sole    uint64  // the request whose run may keep the worker from reading; 0 is none
+	turn    inTurn
 	lanes   []*lane // all of them
 	looking bool    // the watch is on
 	quiet   int     // looks in a row that saw no new request in a lane
@@ -51,11 +51,14 @@ type call struct {
 	quick   bool              // it is expected so soon that its caller looks for it
 
 	instance string        // that runs; empty for what is no run
-	started  time.Time     // set for runs with a limit
+	started  time.Time     // set for runs
 	limit    time.Duration // how long the run may take although nobody waits
 	due      time.Time     // guarded by link.mu: when a run that nobody waits for should have ended
 	chances  int           // guarded by link.mu: times that it was overdue when the worker was seen to read, and was given time from there
 	seen     worked        // guarded by link.mu: by the worker's process at the first of these
+
+	counts bool // guarded by link.mu: in inTurn.same
+	told   bool // the same: its request is in turn
 
 	// offsets are where the request's tensors lie in shared memory, -1 for others. The call holds that memory from before
 	// the request is sent until its answer is there: see package arena. Empty when there is none, or none any more.
@@ -174,9 +177,7 @@ func (l *link) ask(ctx context.Context, m *hop.Message, share bool) (*hop.Messag
 	c.kind, c.mark, c.givenUp, c.instance, c.chances = m.Kind, m.Mark(), false, "", 0
 	if m.Kind == hop.KindInfer {
 		c.instance, c.limit, c.quick = m.Instance, m.Limit, m.Expect > 0 && m.Expect < laneQuick
-		if m.Limit > 0 {
-			c.started = time.Now()
-		}
+		c.started = time.Now()
 	}
 	if share {
 		l.share(c, m)
@@ -220,7 +221,7 @@ func (l *link) begin(m *hop.Message, c *call) error {
 	return err
 }
 
-// enter puts a call among those that wait, and tells who is alone no longer.
+// enter puts a call among those that wait, and tells up to which the others are not in turn any more; 0 is none.
 func (l *link) enter(m *hop.Message, c *call) (relieved uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -234,7 +235,7 @@ func (l *link) enter(m *hop.Message, c *call) (relieved uint64, err error) {
 	if m.Lane = 0; c.lane != nil {
 		m.Lane = c.lane.number
 	}
-	relieved = l.isAlone(m, c.lane)
+	relieved = l.join(m, c)
 	l.pending[m.ID] = c
 	return relieved, nil
 }
@@ -243,9 +244,7 @@ func (l *link) enter(m *hop.Message, c *call) (relieved uint64, err error) {
 func (l *link) forget(id uint64, c *call) {
 	delete(l.pending, id)
 	l.give(c.lane)
-	if l.sole == id {
-		l.sole = 0
-	}
+	l.turn.leave(id, c)
 }
 
 // unsent forgets a call whose request did not leave.
@@ -300,10 +299,8 @@ func (l *link) giveUp(ctx context.Context, c *call, id uint64, sent bool) (*hop.
 	relieved := uint64(0)
 	switch {
 	case waiting && sent:
-		if l.sole == id { // else the cancel would not be read
-			relieved, l.sole = id, 0
-		}
-		c.givenUp = true // the call is the reader's now
+		relieved = l.turn.relieve() // else the cancel would not be read
+		c.givenUp = true            // the call is the reader's now
 		c.due = time.Now().Add(l.engine.config.RunGrace)
 		if late := c.started.Add(c.limit + l.engine.config.RunGrace); c.limit > 0 && late.After(c.due) {
 			c.due = late
@@ -361,6 +358,7 @@ func (l *link) arrived(m *hop.Message, from *lane) (*call, error) {
 	fits := known && c.lane == from && m.Check == c.mark && (m.Kind == hop.KindFailure || m.Kind == c.kind.Result())
 	givenUp := fits && c.givenUp
 	if fits {
+		l.turn.wait(m, c)
 		l.forget(m.ID, c)
 	}
 	l.mu.Unlock()

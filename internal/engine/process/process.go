@@ -57,7 +57,8 @@ type Engine struct {
 	done    chan struct{}
 	reason  atomic.Pointer[error] // why it is done
 	readers sync.WaitGroup
-	watch   watch // for runs that do not end
+	watch   watch    // for runs that do not end
+	turns   sync.Map // the loaded instances whose runs go on one at a time
 
 	worked   func(pid int) worked
 	patience time.Duration // the most that a ping of the watch takes
@@ -189,7 +190,10 @@ func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, err
 	}
 	defer reply.Release()
 	loaded := engine.Loaded{Signature: reply.Loaded.Signature, LoadTime: reply.Loaded.LoadTime, WarmTime: reply.Loaded.WarmTime,
-		Bytes: reply.Loaded.Bytes}
+		Bytes: reply.Loaded.Bytes, InTurn: reply.Loaded.InTurn}
+	if loaded.InTurn {
+		e.turns.Store(load.Instance, nil)
+	}
 	if reply.Loaded.Batched {
 		plan := reply.Loaded.Batch
 		loaded.Batch = &plan
@@ -199,6 +203,7 @@ func (e *Engine) Load(ctx context.Context, load engine.Load) (engine.Loaded, err
 
 // Unload takes an instance away when its requests are done.
 func (e *Engine) Unload(ctx context.Context, instance string) error {
+	e.turns.Delete(instance)
 	reply, err := e.ask(ctx, &hop.Message{Kind: hop.KindUnload, Instance: instance})
 	reply.Release()
 	return err

@@ -30,7 +30,7 @@ const (
 type Kind uint8
 
 // The requests. Each, Cancel and Relieve apart, is answered exactly once: by its result kind or by KindFailure. These two name
-// another request in their own id and have no answer: Cancel the one to stop, Relieve one that is Alone no longer.
+// another request in their own id and have no answer: Cancel the one to stop, Relieve the last of those that are InTurn no longer.
 const (
 	KindHello   Kind = 1
 	KindLoad    Kind = 2

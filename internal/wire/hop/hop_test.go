@@ -38,7 +38,7 @@ func encode(t testing.TB, m *hop.Message) []byte {
 func plain(m *hop.Message) hop.Message {
 	p := hop.Message{Kind: m.Kind, ID: m.ID, Check: m.Check, Budget: m.Budget, Token: m.Token, PID: m.PID, Load: m.Load, Loaded: m.Loaded,
 		Instance: m.Instance, Queue: m.Queue, Compute: m.Compute, Stats: m.Stats, Failure: m.Failure, Refused: m.Refused}
-	p.Shares, p.Shared, p.Split, p.Priority, p.Lane, p.Alone = m.Shares, m.Shared, m.Split, m.Priority, m.Lane, m.Alone
+	p.Shares, p.Shared, p.Split, p.Priority, p.Lane, p.InTurn = m.Shares, m.Shared, m.Split, m.Priority, m.Lane, m.InTurn
 	p.Offsets = append(p.Offsets, m.Offsets...)
 	if m.Outputs != nil {
 		p.Outputs = append([]string{}, m.Outputs...)
@@ -160,14 +160,14 @@ func (g guess) message() *hop.Message {
 		}
 	case hop.KindLoad.Result():
 		m.Loaded = hop.Loaded{Signature: api.Signature{Inputs: g.specs(), Outputs: g.specs()},
-			LoadTime: time.Duration(g.Int64()), WarmTime: time.Duration(g.Int64())}
+			LoadTime: time.Duration(g.Int64()), WarmTime: time.Duration(g.Int64()), InTurn: g.IntN(2) == 0}
 		if m.Loaded.Batched = g.IntN(2) == 0; m.Loaded.Batched {
 			m.Loaded.Batch = api.BatchPlan{MaxSize: int(g.Int64()), Exact: g.IntN(2) == 0, Why: g.text()}
 		}
 	case hop.KindUnload:
 		m.Instance = g.text()
 	case hop.KindInfer:
-		m.Instance, m.Tensors, m.Priority, m.Lane, m.Alone = g.text(), g.tensors(), g.Int64(), g.IntN(1+hop.Lanes), g.IntN(2) == 0
+		m.Instance, m.Tensors, m.Priority, m.Lane, m.InTurn = g.text(), g.tensors(), g.Int64(), g.IntN(1+hop.Lanes), g.IntN(2) == 0
 		if g.IntN(2) == 0 {
 			m.Outputs = []string{}
 			for range g.IntN(3) {

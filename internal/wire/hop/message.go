@@ -17,7 +17,7 @@ type Message struct {
 	Check  uint64        // answers: the request's Mark
 	Budget time.Duration // requests: what remains of the time, in whole microseconds; 0 is no deadline
 	Lane   int           // Infer: the socket that its answer shall come by; 0 is the shared one
-	Alone  bool          // Infer: nothing else is on the connection, and nothing will be until its answer, or Relieve on another
+	InTurn bool          // Infer: what else is on the connection may wait for its answer, and what will be, until Relieve on another
 	Expect time.Duration // not sent: what the run usually takes; 0 is not known
 	Limit  time.Duration // not sent: how long a run may go on when its caller gave up before; 0 is no longer than that
 
@@ -81,6 +81,7 @@ type Loaded struct {
 	Bytes     int64
 	Batched   bool // whether Batch says anything
 	Batch     api.BatchPlan
+	InTurn    bool
 }
 
 // Stats is a moment's view of the worker.
@@ -160,12 +161,13 @@ func (m *Message) appendHeader(b []byte) []byte {
 		b = appendInt(b, int64(m.Loaded.WarmTime))
 		b = appendInt(b, m.Loaded.Bytes)
 		b = appendBatch(b, m.Loaded.Batched, &m.Loaded.Batch)
+		b = appendFlag(b, m.Loaded.InTurn)
 	case KindUnload:
 		b = appendText(b, m.Instance)
 	case KindInfer:
 		b = appendText(b, m.Instance)
 		b = appendInt(appendInt(b, m.Priority), int64(m.Lane))
-		b = appendFlag(b, m.Alone)
+		b = appendFlag(b, m.InTurn)
 		b = appendFlag(b, m.Outputs != nil)
 		if m.Outputs != nil {
 			b = appendTexts(b, m.Outputs)
@@ -209,11 +211,12 @@ func (m *Message) readHeader(c *cursor, sizes []int) []int {
 		m.Loaded.LoadTime, m.Loaded.WarmTime = time.Duration(c.int()), time.Duration(c.int())
 		m.Loaded.Bytes = c.int()
 		m.Loaded.Batched, m.Loaded.Batch = c.batch()
+		m.Loaded.InTurn = c.flag()
 	case KindUnload:
 		m.Instance = c.name()
 	case KindInfer:
 		m.Instance = c.name()
-		m.Priority, m.Lane, m.Alone = c.int(), c.lane(), c.flag()
+		m.Priority, m.Lane, m.InTurn = c.int(), c.lane(), c.flag()
 		if c.flag() {
 			m.names = c.names(m.names)
 			m.Outputs = m.names
