@@ -65,16 +65,17 @@ func RunWorker(ctx context.Context, cfg WorkerConfig, stderr io.Writer) error {
 	// together and form batches.
 	engine := runtimeOf(onnxruntime.Config{CacheDir: cache, IntraThreads: threads, MaxRuns: max(4, 2*threads), InstanceRuns: threads, Log: log})
 	err = worker.Serve(ctx, listener, engine, worker.Config{Token: token, Concurrency: workerRequests, Requests: workerRequests, Log: log,
-		Spare: func(inTurn bool) { spareProcessor(threads, inTurn) }})
+		Spare: func(inTurn bool) { spareProcessors(threads, inTurn) }})
 	return errors.Join(err, engine.Close())
 }
 
-// spareProcessor gives Go's scheduler one processor more than the runtime has threads while runs come in turn. Then there is an idle
-// one, and its monitor neither takes the processor of a thread that is in a run nor has to be woken after it. When others come,
-// the monitor would look after both of them all the time.
-func spareProcessor(threads int, inTurn bool) {
+// spareProcessors gives Go's scheduler two processors more than the runtime has threads while runs are in turn. Then there is an idle
+// one, and its monitor neither takes the processor of a thread that is in a run nor has to be woken after it: it sleeps, for 10 ms
+// at a time. When others come, one more is for what they do, of which the monitor would not know until it wakes, and one for the
+// thread that reads. Later it would look after all of them all the time.
+func spareProcessors(threads int, inTurn bool) {
 	if inTurn {
-		threads++
+		threads += 2
 	}
 	runtime.GOMAXPROCS(threads)
 }

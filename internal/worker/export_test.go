@@ -9,8 +9,8 @@ func WithoutWatch() (back func()) {
 	return func() { inTurnOver = old }
 }
 
-// SpareAfter is how many runs in a row have to be in turn before Config.Spare is told.
-const SpareAfter = spareAfter
+// SpareFor is how long runs have to be in turn no more before Config.Spare is told.
+const SpareFor = spareFor
 
 // Usual learns the lengths of runs, one after the other, and gives what they are taken to take usually, and whether that is
 // quick.

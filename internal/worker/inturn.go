@@ -14,8 +14,8 @@ import (
 // Every look takes a processor from a run. Tests change it.
 var inTurnOver = 20 * time.Millisecond
 
-// spareAfter is how many runs in a row have to be in turn before Config.Spare is told.
-const spareAfter = 8
+// spareFor is how long runs have to be in turn no more before Config.Spare is told.
+const spareFor = 50 * time.Millisecond
 
 // isInTurn reports whether the leader should run a request itself, however long, since it will be told when anything is sent that
 // cannot wait for that. One that was taken over may still be before it: then it waits in the engine, as what comes behind would.
@@ -46,44 +46,43 @@ func (l *link) relieve(upTo uint64) {
 	}
 }
 
-// spare tells Config.Spare whether runs come in turn.
+// spare tells Config.Spare whether runs are in turn.
 type spare struct {
 	tell func(inTurn bool) // nil: nobody wants to know
-	runs atomic.Int64      // that were in turn, in a row
 	want atomic.Bool
 
-	mu   sync.Mutex // held while tell is called
-	told bool
+	mu    sync.Mutex // held while tell is called
+	told  bool
+	later *time.Timer
 }
 
-// inTurn counts a run.
+// inTurn is called for a run that is; it does not wait for what tell does.
 func (s *spare) inTurn() {
-	if s.runs.Add(1) == spareAfter {
-		s.turn(true)
+	if s.tell != nil && !s.want.Load() && !s.want.Swap(true) {
+		go s.turn()
 	}
 }
 
-// together ends the row.
+// together is called when one is not.
 func (s *spare) together() {
-	if s.runs.Load() != 0 {
-		s.runs.Store(0)
-	}
-	if s.want.Load() {
-		s.turn(false)
-	}
-}
-
-// turn does not wait for what tell does.
-func (s *spare) turn(inTurn bool) {
-	if s.tell == nil || s.want.Swap(inTurn) == inTurn {
+	if !s.want.Load() || !s.want.Swap(false) {
 		return
 	}
-	go func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if want := s.want.Load(); want != s.told {
-			s.tell(want)
-			s.told = want
-		}
-	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.later == nil {
+		s.later = time.AfterFunc(spareFor, s.turn)
+	} else {
+		s.later.Reset(spareFor)
+	}
+}
+
+// turn tells what has changed.
+func (s *spare) turn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if want := s.want.Load(); want != s.told {
+		s.tell(want)
+		s.told = want
+	}
 }

@@ -309,37 +309,44 @@ func TestInTurnWalk(t *testing.T) {
 	s.end(stop, over)
 }
 
-// TestSpare: who wants to know whether requests run in turn is told when several in a row did, and when one does not.
+// TestSpare: who wants to know whether requests run in turn is told when they begin to, and when they have not for some time.
 func TestSpare(t *testing.T) {
 	told := make(chan bool, 16)
 	s, stop, over := openTurns(t, worker.Config{Spare: func(inTurn bool) { told <- inTurn }})
+	together := func() {
+		t.Helper()
+		s.id++
+		s.other.send(infer(s.id))
+		s.other.expect(hop.KindInfer.Result(), s.id, "")
+	}
 	for round := range 3 {
-		for range worker.SpareAfter - 1 {
+		s.quick()
+		if !<-told {
+			t.Fatalf("round %d: told that they do not", round)
+		}
+		for range 2 { // not for long
+			together()
 			s.quick()
 		}
 		select {
 		case got := <-told:
-			t.Fatalf("round %d: told %v too early", round, got)
-		default:
+			t.Fatalf("round %d: told %v although they do", round, got)
+		case <-time.After(2 * worker.SpareFor):
 		}
-		for len(told) == 0 { // the one before may not have been done with yet, and ended the row
-			s.quick()
-		}
-		if !<-told {
-			t.Fatalf("round %d: told that they do not", round)
-		}
+		began := time.Now()
 		if round == 1 {
 			stuck := s.hang(0)
 			s.relieve(stuck)
 			s.engine.gate <- struct{}{}
 			s.answered(hop.KindInfer.Result(), stuck, "")
 		} else {
-			s.id++
-			s.other.send(infer(s.id))
-			s.other.expect(hop.KindInfer.Result(), s.id, "")
+			together()
 		}
 		if <-told {
 			t.Fatalf("round %d: told twice that they do", round)
+		}
+		if took := time.Since(began); took < worker.SpareFor {
+			t.Errorf("round %d: told after %v", round, took)
 		}
 	}
 	s.end(stop, over)

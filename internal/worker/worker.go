@@ -32,8 +32,8 @@ type Config struct {
 	Limits      hop.Limits    // of one frame
 	Log         *slog.Logger  // default slog.Default()
 
-	// Spare, when set, is told when requests begin to run one at a time, with nothing to do for the worker beside them, and when
-	// they do not any more: one call at a time, at first with true.
+	// Spare, when set, is told when requests begin to run one at a time, with nothing to do for the worker beside them, and some
+	// time after they do not any more: one call at a time, at first with true.
 	Spare func(inTurn bool)
 }
 

@@ -23,6 +23,7 @@ const (
 	LaneFrom    = laneFrom
 	InTurnBelow = inTurnBelow
 	InTurnAfter = inTurnAfter
+	InTurnCrowd = inTurnCrowd
 )
 
 // SetWorked has an engine believe that its worker ran, and waited for a processor, for these times. Before the first request.

@@ -7,9 +7,12 @@ import (
 )
 
 const (
-	// inTurnAfter is how many requests in a row have to find none but their like waiting before the worker is told that they are in
-	// turn: who comes then all the same costs it a frame more and some wake-ups.
+	// inTurnAfter is how many requests in a row have to find nobody waiting before the worker is told that they are in turn: who comes
+	// then all the same costs it a frame more and some wake-ups.
 	inTurnAfter = 8
+	// inTurnCrowd is how many have to find none but their like waiting, if any. Another's run would wait then until the monitor of the
+	// worker's Go wakes, for up to 10 ms: where such come several times a second, they do not.
+	inTurnCrowd = 64
 	// inTurnBelow is the usual length of a run below which it may keep the worker from reading on. Longer ones gain nothing that
 	// shows; worker.inTurnLooks is what it has to fit.
 	inTurnBelow = 15 * time.Millisecond
@@ -20,7 +23,7 @@ const (
 type inTurn struct {
 	instance string    // whose
 	same     int       // how many runs of it wait
-	row      int       // requests in a row that found none but these
+	row      int       // requests in a row that found none but these, or nobody
 	told     int       // how many of them the worker was told to be in turn, and no more
 	last     uint64    // the highest id of those
 	relieved uint64    // the highest id of those that are not any more
@@ -39,10 +42,10 @@ func (l *link) join(m *hop.Message, c *call) (relieved uint64) {
 	case m.Kind != hop.KindInfer: // who finds it waiting ends the row
 	case !c.counts || t.same < len(l.pending) || t.same > 0 && !l.engine.runsInTurn(m.Instance):
 		t.row = 0
-	case t.row < inTurnAfter:
+	case t.row < inTurnCrowd:
 		t.row++
 	}
-	m.InTurn = c.lane != nil && t.row >= inTurnAfter && m.Expect >= laneFrom && m.Expect < inTurnBelow && len(l.engine.links) > 1 &&
+	m.InTurn = c.lane != nil && (l.alone >= inTurnAfter || t.row >= inTurnCrowd) && m.Expect >= laneFrom && m.Expect < inTurnBelow && len(l.engine.links) > 1 &&
 		m.ID > t.relieved // ids are given out in no order
 	if c.told = m.InTurn; !c.told {
 		relieved = t.relieve()

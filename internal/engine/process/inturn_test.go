@@ -89,6 +89,15 @@ func (c *crowd) first(ctx context.Context, instance string) *hop.Message {
 	return nil
 }
 
+// long is the first request of a crowd that may be in turn, on its way.
+func (c *crowd) long() *hop.Message {
+	c.Helper()
+	for range process.InTurnCrowd {
+		c.pass("turns", time.Millisecond)
+	}
+	return c.first(c.Context(), "turns")
+}
+
 // relieved is up to which request none is in turn any more, which the worker is told by the connection that it still reads.
 func (c *crowd) relieved(upTo *hop.Message) {
 	c.Helper()
@@ -118,13 +127,24 @@ func (c *crowd) quiet() {
 // TestAlone: the worker is told that a request is in turn after some that found nobody waiting, and at once when that is not so any
 // more.
 func TestAlone(t *testing.T) {
-	for _, beside := range []string{"a run", "a ping", "none", "given up"} {
+	for _, beside := range []string{"a run", "its like", "a ping", "none", "given up"} {
 		t.Run(beside, func(t *testing.T) {
 			c := newCrowd(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			first := c.first(ctx, "together")
+			instance := "together"
+			if beside == "its like" {
+				instance = "turns"
+			}
+			first := c.first(ctx, instance)
 			switch beside {
+			case "its like":
+				second := c.ask(ctx, instance, time.Millisecond)
+				c.relieved(first)
+				if second.InTurn {
+					t.Error("beside another, a request is said to be in turn after a short row")
+				}
+				c.answer(second)
 			case "a run":
 				second := c.ask(ctx, "together", time.Millisecond)
 				c.relieved(first)
@@ -181,7 +201,7 @@ func TestInTurn(t *testing.T) {
 			c := newCrowd(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			first := c.first(t.Context(), "turns")
+			first := c.long()
 			second, third := c.ask(t.Context(), "turns", time.Millisecond), c.ask(ctx, "turns", time.Millisecond)
 			if !second.InTurn || !third.InTurn {
 				t.Fatal("beside another of its instance, a request is not said to be in turn")
@@ -231,7 +251,7 @@ func TestInTurn(t *testing.T) {
 // TestInTurnQueue: the time that a request was not read because another's run was before it counts as waiting.
 func TestInTurnQueue(t *testing.T) {
 	c := newCrowd(t)
-	first := c.first(t.Context(), "turns")
+	first := c.long()
 	infer := func() (*hop.Message, <-chan *engine.Answer) {
 		answers := make(chan *engine.Answer, 1)
 		c.callers.Go(func() {
@@ -303,7 +323,7 @@ func TestInTurnWalk(t *testing.T) {
 	for i := range 4 {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		callers.Go(func() {
-			for n := range 250 {
+			for n := range 500 {
 				inTurnRound(t, e, random, i, fmt.Appendf(nil, "%d/%d", i, n))
 			}
 		})
@@ -321,7 +341,7 @@ func inTurnRound(t *testing.T, e *process.Engine, random *rand.Rand, caller int,
 	instance := "turns"
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	switch random.IntN(60) {
+	switch random.IntN(400) {
 	case 0:
 		instance, length = "others", 0
 	case 1:

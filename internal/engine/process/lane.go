@@ -61,7 +61,7 @@ func (l *link) take(m *hop.Message) *lane {
 	if m.Kind != hop.KindInfer {
 		return nil
 	}
-	if l.alone = min(l.alone+1, laneAlone); len(l.pending) > 0 {
+	if l.alone = min(l.alone+1, inTurnAfter); len(l.pending) > 0 {
 		l.alone = 0
 	}
 	n := len(l.idle)
