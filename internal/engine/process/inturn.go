@@ -14,7 +14,7 @@ const (
 	// worker's Go wakes, for up to 10 ms: where such come several times a second, they do not.
 	inTurnCrowd = 64
 	// inTurnBelow is the usual length of a run below which it may keep the worker from reading on. Longer ones gain nothing that
-	// shows; worker.inTurnLooks is what it has to fit.
+	// shows; worker.inTurnOver is what it has to fit.
 	inTurnBelow = 15 * time.Millisecond
 )
 
