@@ -89,6 +89,17 @@ func isUnread(read <-chan struct{}) bool {
 	}
 }
 
+// unread sees that the connection is not read beside a run that is in turn, until that is relieved.
+func (s *turns) unread(run uint64) {
+	s.t.Helper()
+	read := s.ping()
+	if !isUnread(read) {
+		s.t.Error("the connection is read beside a run that is in turn")
+	}
+	s.relieve(run)
+	<-read
+}
+
 // open lets runs end that hang, in any order.
 func (s *turns) open(runs int) {
 	s.t.Helper()
@@ -174,12 +185,7 @@ func TestInTurnBehind(t *testing.T) {
 	s.relieve(s.hang(0) + 1) // up to one that never comes
 	s.reads(s.line)
 	second := s.hang(0) // in the engine beside the first, which this one allows
-	read := s.ping()
-	if !isUnread(read) {
-		t.Error("the connection is read beside a run that is in turn")
-	}
-	s.relieve(second)
-	<-read
+	s.unread(second)
 	s.open(2)
 
 	// Who is relieved stays so, whatever comes later, and so do those before.
@@ -209,13 +215,7 @@ func TestInTurnAndQuick(t *testing.T) {
 		<-s.engine.entered
 		s.reads(s.line) // nobody had to relieve it
 		s.open(1)
-		last := s.hang(0)
-		read := s.ping()
-		if !isUnread(read) {
-			t.Error("the watch took a run over that is in turn")
-		}
-		s.relieve(last)
-		<-read
+		s.unread(s.hang(0))
 		s.open(1)
 	}
 	s.end(stop, over)

@@ -106,6 +106,22 @@ func (c *crowd) relieved(upTo *hop.Message) {
 	}
 }
 
+// cancelled is a request that was given up, of those in turn the last.
+func (c *crowd) cancelled(last *hop.Message) {
+	c.Helper()
+	c.relieved(last)
+	if m := c.next(hop.KindCancel); m.ID != last.ID {
+		c.Errorf("request %d is cancelled, want %d", m.ID, last.ID)
+	}
+}
+
+// ping has one on its way.
+func (c *crowd) ping() *hop.Message {
+	c.Helper()
+	c.callers.Go(func() { _ = c.e.Ping(c.Context()) })
+	return c.next(hop.KindPing)
+}
+
 // pending waits until answers have arrived.
 func (c *crowd) pending(n int) {
 	for process.Pending(c.e) > n {
@@ -154,16 +170,12 @@ func TestAlone(t *testing.T) {
 				}
 				c.answer(second, third)
 			case "a ping":
-				c.callers.Go(func() { _ = c.e.Ping(ctx) })
-				ping := c.next(hop.KindPing)
+				ping := c.ping()
 				c.relieved(first)
 				c.answer(ping)
 			case "given up":
 				cancel()
-				c.relieved(first)
-				if m := c.next(hop.KindCancel); m.ID != first.ID {
-					t.Errorf("request %d is cancelled, want %d", m.ID, first.ID)
-				}
+				c.cancelled(first)
 			}
 			c.answer(first)
 			c.quiet()
@@ -173,8 +185,7 @@ func TestAlone(t *testing.T) {
 	for range process.InTurnAfter {
 		c.pass("together", time.Millisecond)
 	}
-	c.callers.Go(func() { _ = c.e.Ping(t.Context()) }) // nobody waits, and it does not either
-	c.answer(c.next(hop.KindPing))
+	c.answer(c.ping()) // nobody waits, and it does not either
 	c.callers.Wait()
 	for expect, want := range map[time.Duration]bool{0: false, process.LaneFrom - 1: false, process.LaneFrom: true, process.InTurnBelow - 1: true, process.InTurnBelow: false} {
 		if c.pass("together", expect) != want {
@@ -220,17 +231,13 @@ func TestInTurn(t *testing.T) {
 				c.answer(long)
 				inTurn = true
 			case "a ping":
-				c.callers.Go(func() { _ = c.e.Ping(t.Context()) })
-				ping := c.next(hop.KindPing)
+				ping := c.ping()
 				c.relieved(third)
 				c.beside(false)
 				c.answer(ping)
 			case "given up":
 				cancel()
-				c.relieved(third)
-				if m := c.next(hop.KindCancel); m.ID != third.ID {
-					t.Errorf("request %d is cancelled, want %d", m.ID, third.ID)
-				}
+				c.cancelled(third)
 				inTurn = true
 			case "unloaded":
 				c.callers.Go(func() { _ = c.e.Unload(t.Context(), "turns") })
