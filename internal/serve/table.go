@@ -47,8 +47,8 @@ type compute struct {
 	tail atomic.Int64 // 99 of 100 take less
 }
 
-// learn moves the mean an eighth of the way to what a request took, and the tail so that one request in a hundred is above
-// it. Of two at once one may be lost, which both survive.
+// learn moves the mean to what a request took, by an eighth of the way or less for short runs, and the tail so that one request
+// in a hundred is above it. Of two at once one may be lost, which both survive.
 func (c *compute) learn(took time.Duration) {
 	old, now := c.mean.Load(), max(1, int64(took))
 	if old == 0 {
@@ -56,7 +56,7 @@ func (c *compute) learn(took time.Duration) {
 		c.tail.Store(now)
 		return
 	}
-	if next := old + (now-old)/8; next != old {
+	if next := old + (now-old)/min(max(8, meanOver/old), 256); next != old {
 		c.mean.Store(max(1, next))
 	}
 	if tail := c.tail.Load(); now > tail {
@@ -75,6 +75,9 @@ func (c *compute) expect() time.Duration {
 }
 
 const (
+	// meanOver is about how much of a version's work, in nanoseconds, its mean is taken over; at least 8 runs and at most 256. One run in a
+	// hundred of a tiny model may be interrupted for a hundred times what it takes: in a mean over 8, those that follow would look like much work.
+	meanOver = int64(5 * time.Millisecond)
 	// unknownCompute is what a request counts for whose version has not answered yet.
 	unknownCompute = time.Millisecond
 	// littleWork is how much work in hand makes no difference between workers: it is done before a second one has woken.

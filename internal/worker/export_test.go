@@ -12,12 +12,15 @@ func WithoutWatch() (back func()) {
 // SpareFor is how long runs have to be in turn no more before Config.Spare is told.
 const SpareFor = spareFor
 
-// Usual learns the lengths of runs, one after the other, and gives what they are taken to take usually, and whether that is
-// quick.
-func Usual(runs []time.Duration) (usual time.Duration, quick bool) {
+// Usual learns the lengths of runs, one after the other, and gives what they are taken to take usually, whether that is quick, and
+// what a single one is taken to take.
+func Usual(runs []time.Duration, joined ...time.Duration) (usual time.Duration, quick bool, single time.Duration) {
 	var c cost
 	for _, took := range runs {
-		c.learn(took)
+		c.learn(took, false)
 	}
-	return time.Duration(c.nanoseconds.Load()), c.isQuick()
+	for _, took := range joined {
+		c.learn(took, true)
+	}
+	return time.Duration(c.nanoseconds.Load()), c.isQuick(), time.Duration(c.single.Load())
 }

@@ -415,7 +415,7 @@ func (l *link) infer(ctx context.Context, m *hop.Message, quick bool) (reply hop
 	if err != nil {
 		return reply, nil, err
 	}
-	l.host.took(m.Instance, answer.Compute+answer.Wait) // a leader that waits for a batch reads nobody in who would join it
+	l.host.took(m.Instance, answer)
 	reply.Tensors, reply.Queue, reply.Compute = answer.Outputs, answer.Queue+wait, answer.Compute
 	reply.Batch, reply.Wait, reply.Steps = int64(answer.Batch), answer.Wait, answer.Steps
 	return reply, answer, nil

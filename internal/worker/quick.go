@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/penstock/penstock/internal/engine"
 	"github.com/penstock/penstock/internal/expiry"
 	"github.com/penstock/penstock/internal/wire/hop"
 )
@@ -35,7 +36,8 @@ const (
 
 // cost is what is known of an instance's runs.
 type cost struct {
-	nanoseconds atomic.Int64 // what they usually took lately; 0: not known
+	nanoseconds atomic.Int64 // what they usually took lately, joined or not; 0: not known
+	single      atomic.Int64 // what half of those that were not joined took less than, in nanoseconds; 0: not known
 	joins       atomic.Bool  // whether requests are run together
 }
 
@@ -46,23 +48,33 @@ func (h *host) learn(instance string, joins bool) {
 }
 
 // took learns what a run took.
-func (h *host) took(instance string, compute time.Duration) {
+func (h *host) took(instance string, answer *engine.Answer) {
 	if c, ok := h.costs.Load(instance); ok { // else it is on its way out
-		c.(*cost).learn(compute)
+		c.(*cost).learn(answer.Compute+answer.Wait, answer.Batch > 0) // a leader that waits for a batch reads nobody in who would join it
 	}
 }
 
 // learn moves what runs usually take. That is no mean, which every run that other processes interrupted would lift by a multiple
-// of itself, but about the 72nd percentile: where steps of a quarter up and of a twelfth down are in balance.
-func (c *cost) learn(compute time.Duration) {
-	old, now := c.nanoseconds.Load(), max(1, int64(compute))
+// of itself, but about the 72nd percentile: where steps of a quarter up and of a twelfth down are in balance. What a single one
+// takes is the median, since on a machine with more work than processors a quarter of the runs of a tiny model may be interrupted;
+// and a joined run, which takes longer, is no reason to join.
+func (c *cost) learn(took time.Duration, joined bool) {
+	move(&c.nanoseconds, int64(took), 4)
+	if !joined {
+		move(&c.single, int64(took), 12)
+	}
+}
+
+// move goes a twelfth of itself down to what a run took, or the part up of itself up to it.
+func move(at *atomic.Int64, took, up int64) {
+	old, now := at.Load(), max(1, took)
 	switch {
 	case old == 0:
-		c.nanoseconds.Store(now)
+		at.Store(now)
 	case now > old:
-		c.nanoseconds.Store(min(now, old+max(1, old/4)))
+		at.Store(min(now, old+max(1, old/up)))
 	case now < old:
-		c.nanoseconds.Store(max(now, old-max(1, old/12)))
+		at.Store(max(now, old-max(1, old/12)))
 	}
 }
 
@@ -104,7 +116,7 @@ func (l *link) isQuick(m *hop.Message) bool {
 	}
 	c := found.(*cost)
 	// What came together shall run together, unless coming to that would take longer than running.
-	if c.nanoseconds.Load() > int64(worthJoining) && c.joins.Load() && l.reader.Buffered() {
+	if c.single.Load() > int64(worthJoining) && c.joins.Load() && l.reader.Buffered() {
 		return false
 	}
 	return c.isQuick()

@@ -177,9 +177,19 @@ func TestUsual(t *testing.T) {
 		{"becomes long", slices.Concat(mix(1000, 2, short, short), mix(20, 2, long, long)), false, 0},
 		{"becomes quick", slices.Concat(mix(1000, 2, long, long), mix(60, 2, short, short)), true, 0},
 	} {
-		usual, quick := worker.Usual(c.runs)
+		usual, quick, _ := worker.Usual(c.runs)
 		if quick != c.quick || c.most > 0 && usual > c.most {
 			t.Errorf("%s: usually %v, quick %v", c.name, usual, quick)
 		}
+	}
+}
+
+// TestSingle: what a single run takes is not told from those that were joined, nor from the four of ten that were interrupted.
+func TestSingle(t *testing.T) {
+	const short, long = 5 * time.Microsecond, time.Millisecond
+	runs := slices.Repeat([]time.Duration{short, long, short, long, short}, 1000)
+	usual, _, single := worker.Usual(runs, slices.Repeat([]time.Duration{long}, 100)...)
+	if single > 2*short || usual != long {
+		t.Errorf("a single run takes %v, a run usually %v", single, usual)
 	}
 }
