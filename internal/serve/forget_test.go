@@ -22,7 +22,7 @@ func TestPoisonIsForgottenByItself(t *testing.T) {
 		case "poison":
 			_ = p.convict(c, &to, begin.Add(after))
 		}
-		return p.look(c, &to, begin.Add(after))
+		return p.look(c, &to, func() time.Time { return begin.Add(after) })
 	}
 	if suspect, err := ask("suspect", 0); !suspect || err != nil {
 		t.Errorf("suspect %v, %v", suspect, err)

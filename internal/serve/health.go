@@ -47,10 +47,11 @@ type health struct {
 }
 
 // avoid adds to those that failed a request the ones that are out, at most half of all, and never the last one.
-func (h *healths) avoid(replicas, failed []api.Replica, now time.Time) []api.Replica {
+func (h *healths) avoid(replicas, failed []api.Replica, clock func() time.Time) []api.Replica {
 	if h.count.Load() == 0 {
 		return failed
 	}
+	now := clock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	skip := failed

@@ -120,8 +120,7 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 	if answer := p.recall(c, &to, x); answer != nil {
 		return answer, nil
 	}
-	now := p.Now()
-	if _, err := p.poison.look(c, &to, now); err != nil {
+	if _, err := p.poison.look(c, &to, p.Now); err != nil {
 		return nil, err
 	}
 	if p.tight.Load() {
@@ -135,7 +134,7 @@ func (p *Path) walk(ctx context.Context, c *Call, x *api.Exchange) (*Answer, err
 		gate.force() // the one evicted is on its way out
 	}
 	defer gate.leave()
-	limit := p.Limits.timeout(to.variant)
+	now, limit := p.Now(), p.Limits.timeout(to.variant)
 	by, has := ctx.Deadline()
 	switch {
 	case has && by.Before(now.Add(limit)):

@@ -54,11 +54,12 @@ func (to *target) dose(c *Call) dose {
 }
 
 // look says what is held against a request's content: an error when it is poison.
-func (p *poison) look(c *Call, to *target, now time.Time) (suspect bool, err error) {
+func (p *poison) look(c *Call, to *target, clock func() time.Time) (suspect bool, err error) {
 	if p.size.Load() == 0 {
 		return false, nil
 	}
 	d := to.dose(c)
+	now := clock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !now.Before(p.next) {

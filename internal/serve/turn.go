@@ -55,7 +55,7 @@ func (p *Path) turn(ctx context.Context, c *Call, to *target, x *api.Exchange) (
 			return nil, queue.Place{}, err
 		}
 		v, set, state := to.variant, to.variant.Set, to.seen
-		pool, skip := v.pool(state, p.fair), p.sick.avoid(state.Replicas, to.failed, p.Now())
+		pool, skip := v.pool(state, p.fair), p.sick.avoid(state.Replicas, to.failed, p.Now)
 		if len(skip) > 0 {
 			pool = p.fair.Pool(workers(state.Replicas, skip))
 		}
@@ -90,7 +90,7 @@ func (p *Path) turn(ctx context.Context, c *Call, to *target, x *api.Exchange) (
 			let(set, nil)
 			continue
 		}
-		suspect, err := p.poison.look(c, to, p.Now())
+		suspect, err := p.poison.look(c, to, p.Now)
 		if err == nil && (!suspect || place.Alone()) {
 			return r, place, nil
 		}

@@ -17,7 +17,7 @@ const (
 	quickRun = 100 * time.Microsecond
 	// worthJoining is from where on requests to an instance that batches are left to its batcher when several came at
 	// once: joining them costs some microseconds for each.
-	worthJoining = 20 * time.Microsecond
+	worthJoining = 30 * time.Microsecond
 	// The leader looks for the next request behind one with a lane before it waits: for at least leastLooks, or a part of what
 	// its run took, but for mostLooks at most.
 	leastLooks = 100 * time.Microsecond

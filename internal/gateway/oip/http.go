@@ -324,18 +324,23 @@ func writeParts(w io.Writer, s *scratch) error {
 	return nil
 }
 
-// pacedWriter writes with a deadline for every step.
+// pacedWriter writes with a deadline for every step of writeChunk bytes.
 type pacedWriter struct {
 	w       http.ResponseWriter
 	timeout time.Duration
+	left    int // bytes of this step
 }
 
 // Write writes all of data, or as much as the caller takes in time.
 func (p *pacedWriter) Write(data []byte) (written int, err error) {
 	for len(data) > 0 && err == nil {
-		part := data[:min(len(data), writeChunk)]
+		if p.left == 0 {
+			p.left = writeChunk
+			_ = gateway.SetWriteDeadline(p.w, time.Now().Add(p.timeout)) // a recorder in a test has none
+		}
+		part := data[:min(len(data), p.left)]
 		data = data[len(part):]
-		_ = gateway.SetWriteDeadline(p.w, time.Now().Add(p.timeout)) // a recorder in a test has none
+		p.left -= len(part)
 		var n int
 		n, err = p.w.Write(part)
 		written += n
