@@ -100,6 +100,21 @@ func (s *turns) unread(run uint64) {
 	<-read
 }
 
+// again is a run that is in turn and relieved, once those before it are gone, which they may not be when their answers are there.
+func (s *turns) again() {
+	s.t.Helper()
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); {
+		run, read := s.hang(0), s.ping()
+		if isUnread(read) {
+			s.relieve(run)
+			<-read
+			return
+		}
+		s.open(1)
+	}
+	s.t.Fatal("the connection is read beside a run that is in turn")
+}
+
 // open lets runs end that hang, in any order.
 func (s *turns) open(runs int) {
 	s.t.Helper()
@@ -215,7 +230,7 @@ func TestInTurnAndQuick(t *testing.T) {
 		<-s.engine.entered
 		s.reads(s.line) // nobody had to relieve it
 		s.open(1)
-		s.unread(s.hang(0))
+		s.again()
 		s.open(1)
 	}
 	s.end(stop, over)
@@ -324,14 +339,24 @@ func TestSpare(t *testing.T) {
 		if !<-told {
 			t.Fatalf("round %d: told that they do not", round)
 		}
-		for range 2 { // not for long
+		long := 0
+		for range 2 { // not for long, unless the machine is busy
+			began := time.Now()
 			together()
 			s.quick()
+			if time.Since(began) >= worker.SpareFor {
+				long++
+			}
 		}
-		select {
-		case got := <-told:
-			t.Fatalf("round %d: told %v although they do", round, got)
-		case <-time.After(2 * worker.SpareFor):
+		for quiet := false; !quiet; {
+			select {
+			case got := <-told:
+				if long--; long < 0 || got || !<-told {
+					t.Fatalf("round %d: told %v although they do", round, got)
+				}
+			case <-time.After(2 * worker.SpareFor):
+				quiet = true
+			}
 		}
 		began := time.Now()
 		if round == 1 {

@@ -218,6 +218,7 @@ func TestInTurn(t *testing.T) {
 				t.Fatal("beside another of its instance, a request is not said to be in turn")
 			}
 			c.answer(first)
+			c.pending(2)    // each has a lane while it waits, and there are four
 			inTurn := false // whether the next one should be
 			switch beside {
 			case "another's run":
@@ -229,6 +230,7 @@ func TestInTurn(t *testing.T) {
 				long := c.ask(t.Context(), "turns", process.InTurnBelow)
 				c.relieved(third)
 				c.answer(long)
+				c.pending(2)
 				inTurn = true
 			case "a ping":
 				ping := c.ping()
