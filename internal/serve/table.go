@@ -80,8 +80,6 @@ const (
 	meanOver = int64(5 * time.Millisecond)
 	// unknownCompute is what a request counts for whose version has not answered yet.
 	unknownCompute = time.Millisecond
-	// littleWork is how much work in hand makes no difference between workers: it is done before a second one has woken.
-	littleWork = 250 * time.Microsecond
 )
 
 // gate counts an endpoint's requests.
@@ -232,7 +230,7 @@ func balance(replicas, failed []api.Replica) *api.Replica {
 			continue
 		}
 		work := r.Load.Work()
-		if work <= littleWork {
+		if work <= queue.LittleWork {
 			return r
 		}
 		if best == nil || work < least {

@@ -12,15 +12,16 @@ func WithoutWatch() (back func()) {
 // SpareFor is how long runs have to be in turn no more before Config.Spare is told.
 const SpareFor = spareFor
 
-// Usual learns the lengths of runs, one after the other, and gives what they are taken to take usually, whether that is quick, and
-// what a single one is taken to take.
-func Usual(runs []time.Duration, joined ...time.Duration) (usual time.Duration, quick bool, single time.Duration) {
+// Usual learns the lengths of runs, one after the other, and then of joined ones, and gives what they are taken to take usually,
+// whether that is quick, and whether it is worth joining them.
+func Usual(runs []time.Duration, joined ...time.Duration) (usual time.Duration, quick, worthJoining bool) {
 	var c cost
+	c.joins.Store(true)
 	for _, took := range runs {
 		c.learn(took, false)
 	}
 	for _, took := range joined {
 		c.learn(took, true)
 	}
-	return time.Duration(c.nanoseconds.Load()), c.isQuick(), time.Duration(c.single.Load())
+	return time.Duration(c.nanoseconds.Load()), c.isQuick(), c.isWorthJoining()
 }

@@ -100,8 +100,8 @@ func (s *turns) unread(run uint64) {
 	<-read
 }
 
-// again is a run that is in turn and relieved, once those before it are gone, which they may not be when their answers are there.
-func (s *turns) again() {
+// untilUnread has a run that is in turn and relieves it, once those before it are gone, which they may not be when their answers are there.
+func (s *turns) untilUnread() {
 	s.t.Helper()
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); {
 		run, read := s.hang(0), s.ping()
@@ -230,7 +230,7 @@ func TestInTurnAndQuick(t *testing.T) {
 		<-s.engine.entered
 		s.reads(s.line) // nobody had to relieve it
 		s.open(1)
-		s.again()
+		s.untilUnread()
 		s.open(1)
 	}
 	s.end(stop, over)

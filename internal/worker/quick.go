@@ -84,6 +84,11 @@ func (c *cost) isQuick() bool {
 	return took > 0 && took < quickRun
 }
 
+// isWorthJoining reports whether joining requests takes less than running them one after the other.
+func (c *cost) isWorthJoining() bool {
+	return c.joins.Load() && c.single.Load() > int64(worthJoining)
+}
+
 // own says why the leader runs a request itself.
 type own uint8
 
@@ -116,7 +121,7 @@ func (l *link) isQuick(m *hop.Message) bool {
 	}
 	c := found.(*cost)
 	// What came together shall run together, unless coming to that would take longer than running.
-	if c.single.Load() > int64(worthJoining) && c.joins.Load() && l.reader.Buffered() {
+	if c.isWorthJoining() && l.reader.Buffered() {
 		return false
 	}
 	return c.isQuick()

@@ -184,12 +184,15 @@ func TestUsual(t *testing.T) {
 	}
 }
 
-// TestSingle: what a single run takes is not told from those that were joined, nor from the four of ten that were interrupted.
-func TestSingle(t *testing.T) {
-	const short, long = 5 * time.Microsecond, time.Millisecond
+// TestWorthJoining: runs that were joined do not make it worth joining, nor do the four of ten that were interrupted.
+func TestWorthJoining(t *testing.T) {
+	const short, between, long = 5 * time.Microsecond, 50 * time.Microsecond, time.Millisecond
+	joined := slices.Repeat([]time.Duration{long}, 100)
 	runs := slices.Repeat([]time.Duration{short, long, short, long, short}, 1000)
-	usual, _, single := worker.Usual(runs, slices.Repeat([]time.Duration{long}, 100)...)
-	if single > 2*short || usual != long {
-		t.Errorf("a single run takes %v, a run usually %v", single, usual)
+	if usual, _, worth := worker.Usual(runs, joined...); worth || usual != long {
+		t.Errorf("runs usually take %v, worth joining %v", usual, worth)
+	}
+	if usual, quick, worth := worker.Usual(slices.Repeat([]time.Duration{between}, 10)); !worth || !quick {
+		t.Errorf("runs usually take %v, quick %v, worth joining %v", usual, quick, worth)
 	}
 }
